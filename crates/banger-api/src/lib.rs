@@ -1,0 +1,1 @@
+//! The wire between the command line and the daemon, and a client for it.

@@ -1,0 +1,1 @@
+//! Images and kernels: fetch, verify, unpack, build; stored by digest.

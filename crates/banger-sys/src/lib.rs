@@ -1,0 +1,1 @@
+//! System calls behind safe types: spawn, links, entropy. Knows no banger word.

@@ -1,0 +1,3 @@
+//! Chores of the repository: build, try, test, lint, bench.
+
+fn main() {}
