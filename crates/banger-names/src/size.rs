@@ -70,7 +70,7 @@ impl fmt::Display for ByteSize {
         let Some((shift, unit)) = units.into_iter().find(|(shift, _)| self.0 >> shift > 0) else {
             return f.pad(&format!("{} B", self.0));
         };
-        let tenths = u128::from(self.0) * 10 >> shift;
+        let tenths = (u128::from(self.0) * 10) >> shift;
         let text = if tenths >= 1000 || tenths % 10 == 0 {
             format!("{} {unit}", tenths / 10)
         } else {
