@@ -1,0 +1,128 @@
+//! The configuration's shape, the same in `config.toml` and on the wire.
+
+use crate::{InitMode, NetworkMode};
+use banger_names::ByteSize;
+use serde::{Deserialize, Deserializer, Serialize};
+use utoipa::ToSchema;
+
+/// The configuration. What the file leaves out has the default written here.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// What a VM gets unless it asks for something else.
+    pub vm: VmDefaults,
+    /// Where Debian's packages come from.
+    pub debian: DebianConfig,
+    /// What runs VMs.
+    pub engine: EngineConfig,
+    /// The daemon.
+    pub daemon: DaemonConfig,
+}
+
+/// What a VM gets unless it asks for something else.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct VmDefaults {
+    /// The image's tag or digest.
+    pub image: String,
+    /// Virtual CPUs.
+    pub cpus: u32,
+    /// Memory: bytes on the wire, a size like `"1G"` in the file.
+    #[serde(deserialize_with = "size_or_text")]
+    #[schema(value_type = u64)]
+    pub memory: ByteSize,
+    /// Size of the writable disk, written like `memory`; it takes only what is used.
+    #[serde(deserialize_with = "size_or_text")]
+    #[schema(value_type = u64)]
+    pub disk: ByteSize,
+    /// The network.
+    pub network: NetworkMode,
+    /// Who is PID 1.
+    pub init: InitMode,
+}
+
+impl Default for VmDefaults {
+    fn default() -> Self {
+        Self {
+            image: "debian".into(),
+            cpus: 1,
+            memory: ByteSize::gib(1),
+            disk: ByteSize::gib(16),
+            network: NetworkMode::User,
+            init: InitMode::Agent,
+        }
+    }
+}
+
+/// Where Debian's packages come from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct DebianConfig {
+    /// The release.
+    pub suite: String,
+    /// The mirror; the one in the host's own apt sources when left out.
+    pub mirror: Option<String>,
+}
+
+impl Default for DebianConfig {
+    fn default() -> Self {
+        Self {
+            suite: "bookworm".into(),
+            mirror: None,
+        }
+    }
+}
+
+/// What runs VMs.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct EngineConfig {
+    /// `kvm` or `tcg` (emulation); chosen by what works when left out.
+    pub accel: Option<Accel>,
+}
+
+/// How QEMU runs the guest's instructions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Accel {
+    /// The kernel's virtualisation.
+    Kvm,
+    /// Emulation.
+    Tcg,
+}
+
+/// The daemon.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct DaemonConfig {
+    /// A daemon that the command line started ends after so many seconds without a client or
+    /// a running VM; 0: never.
+    pub idle_exit_seconds: u32,
+    /// The largest size of a log (console, VMM) in bytes, each VM.
+    #[serde(deserialize_with = "size_or_text")]
+    #[schema(value_type = u64)]
+    pub log_cap: ByteSize,
+}
+
+impl Default for DaemonConfig {
+    fn default() -> Self {
+        Self {
+            idle_exit_seconds: 900,
+            log_cap: ByteSize::mib(4),
+        }
+    }
+}
+
+/// Reads a size given as a number of bytes or as text with a suffix.
+fn size_or_text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ByteSize, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Either {
+        Bytes(u64),
+        Text(String),
+    }
+    match Either::deserialize(deserializer)? {
+        Either::Bytes(bytes) => Ok(ByteSize(bytes)),
+        Either::Text(text) => text.parse().map_err(serde::de::Error::custom),
+    }
+}

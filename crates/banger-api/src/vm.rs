@@ -1,0 +1,228 @@
+//! VMs on the wire: asked ([`VmSpec`]) and shown ([`VmView`]).
+
+use banger_guest::request::Exec;
+use banger_names::{ByteSize, Digest, VmId, VmName};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use utoipa::ToSchema;
+
+/// A VM as asked for; what is left out comes from the configuration.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct VmSpec {
+    /// Its name; made from the id when left out.
+    #[schema(value_type = Option<String>)]
+    pub name: Option<VmName>,
+    /// The image, by tag or digest (a unique prefix will do).
+    pub image: Option<String>,
+    /// The kernel, by name or digest.
+    pub kernel: Option<String>,
+    /// Virtual CPUs.
+    pub cpus: Option<u32>,
+    /// Memory in bytes.
+    #[schema(value_type = Option<u64>)]
+    pub memory: Option<ByteSize>,
+    /// Size of the writable disk in bytes.
+    #[schema(value_type = Option<u64>)]
+    pub disk: Option<ByteSize>,
+    /// The network.
+    pub network: Option<NetworkMode>,
+    /// Who is PID 1.
+    pub init: Option<InitMode>,
+    /// Free labels.
+    pub labels: BTreeMap<String, String>,
+}
+
+/// What network a VM gets.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum NetworkMode {
+    /// User-mode networking: the guest reaches what the host reaches, nothing reaches the guest.
+    #[default]
+    User,
+    /// Loopback only.
+    None,
+}
+
+/// Who is PID 1 in the guest.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum InitMode {
+    /// banger's agent: first command soonest.
+    #[default]
+    Agent,
+    /// The image's own init (systemd, say), with the agent beside it.
+    Systemd,
+}
+
+/// Makes a VM.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct CreateVm {
+    /// The VM.
+    pub vm: VmSpec,
+    /// Whether to start it too.
+    pub start: bool,
+}
+
+/// Makes a VM, boots it, runs one command in it and removes it. The stream's life is the VM's life.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct RunVm {
+    /// The VM.
+    pub vm: VmSpec,
+    /// The command.
+    #[schema(value_type = Object)]
+    pub exec: Exec,
+    /// The absolute directory in the guest that the client's workspace is unpacked into
+    /// before the command runs; `None`: no workspace follows.
+    pub workspace: Option<String>,
+}
+
+/// Stops a VM.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct StopVm {
+    /// How long the guest may take before it is forced, in milliseconds; default 10,000.
+    pub timeout_ms: Option<u64>,
+}
+
+/// Removes a VM (query parameters).
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct RemoveVm {
+    /// Whether a running VM is killed first.
+    pub force: bool,
+}
+
+/// What to wait for (query parameters of `wait`).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum WaitFor {
+    /// Until it no longer runs.
+    #[default]
+    Stopped,
+    /// Until its agent answers.
+    Running,
+    /// Until it is gone.
+    Removed,
+}
+
+/// Which log.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum LogSource {
+    /// The guest's serial console.
+    #[default]
+    Console,
+    /// The VMM's own messages.
+    Vmm,
+}
+
+/// Where a VM is in its life. The machine is drawn in `bangerd/src/vm/mod.rs`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum VmState {
+    /// Made, never started.
+    Created,
+    /// Its VMM is being started or its guest boots.
+    Starting,
+    /// Its agent answers.
+    Running,
+    /// It is being stopped.
+    Stopping,
+    /// It was stopped, or its guest powered off.
+    Stopped,
+    /// Its VMM or guest ended by itself, or it could not start; see the reason.
+    Crashed,
+    /// It is being removed.
+    Removing,
+}
+
+impl VmState {
+    /// The state as it stands on the wire.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Created => "created",
+            Self::Starting => "starting",
+            Self::Running => "running",
+            Self::Stopping => "stopping",
+            Self::Stopped => "stopped",
+            Self::Crashed => "crashed",
+            Self::Removing => "removing",
+        }
+    }
+}
+
+/// How a VM's last life ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct VmExitView {
+    /// One word: `powered_off`, `stopped`, `forced`, `killed`, `panicked`, `crashed`, `failed`.
+    pub reason: String,
+    /// One line for people. Hostile until sanitised.
+    pub detail: String,
+    /// When, in milliseconds since 1970.
+    pub at_unix_ms: u64,
+}
+
+/// A VM as shown.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct VmView {
+    /// Its id.
+    #[schema(value_type = String)]
+    pub id: VmId,
+    /// Its name.
+    #[schema(value_type = String)]
+    pub name: VmName,
+    /// Where it is in its life.
+    pub state: VmState,
+    /// The image as asked for.
+    pub image: String,
+    /// The image's digest.
+    #[schema(value_type = String)]
+    pub image_digest: Digest,
+    /// The kernel's name.
+    pub kernel: String,
+    /// Virtual CPUs.
+    pub cpus: u32,
+    /// Memory in bytes.
+    #[schema(value_type = u64)]
+    pub memory: ByteSize,
+    /// Size of the writable disk in bytes.
+    #[schema(value_type = u64)]
+    pub disk: ByteSize,
+    /// What the writable disk takes on the host, in bytes.
+    #[schema(value_type = u64)]
+    pub disk_used: ByteSize,
+    /// The network.
+    pub network: NetworkMode,
+    /// Who is PID 1.
+    pub init: InitMode,
+    /// Whether it goes away with the run that made it.
+    pub ephemeral: bool,
+    /// Free labels.
+    pub labels: BTreeMap<String, String>,
+    /// What runs it, while it runs, as `qemu (emulation)`.
+    pub engine: Option<String>,
+    /// The VMM's process id, while it runs.
+    pub pid: Option<u32>,
+    /// When it was made, in milliseconds since 1970.
+    pub created_unix_ms: u64,
+    /// When it was last started.
+    pub started_unix_ms: Option<u64>,
+    /// From the last start to the agent's answer, in milliseconds.
+    pub boot_ms: Option<u64>,
+    /// How its last life ended.
+    pub exit: Option<VmExitView>,
+}
+
+/// What an ssh client needs to reach a VM.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct SshView {
+    /// The name to connect to: `NAME.vm`, as it stands in `known_hosts`.
+    pub host: String,
+    /// The file that pins the host keys of all VMs.
+    pub known_hosts: String,
+    /// The owner's private key for VMs.
+    pub identity: String,
+}
