@@ -1,0 +1,212 @@
+//! Logs that never grow past their cap, whatever fills them.
+//!
+//! A log is `name` and its predecessor `name.1`; when `name` reaches half the cap it takes
+//! the predecessor's place. Files are 0600 and never opened through a symlink.
+
+use std::io;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use tokio::fs::File;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
+
+/// How much is read from a source at once.
+const CHUNK: usize = 16 * 1024;
+
+/// The line that every panicking Linux kernel prints.
+const PANIC: &[u8] = b"Kernel panic - not syncing";
+
+/// An open log.
+#[derive(Debug)]
+pub(crate) struct CappedLog {
+    path: PathBuf,
+    file: File,
+    len: u64,
+    /// The most bytes in one file: half the cap.
+    half: u64,
+}
+
+impl CappedLog {
+    /// Opens or makes `dir/name`, appending.
+    pub(crate) async fn open(dir: &Path, name: &str, cap: u64) -> io::Result<Self> {
+        let path = dir.join(name);
+        let (file, len) = open_append(&path).await?;
+        Ok(Self {
+            path,
+            file,
+            len,
+            half: (cap / 2).max(1),
+        })
+    }
+
+    /// Opens the log for a new run: what an earlier run left becomes the predecessor.
+    pub(crate) async fn begin(dir: &Path, name: &str, cap: u64) -> io::Result<Self> {
+        let mut log = Self::open(dir, name, cap).await?;
+        if log.len > 0 {
+            log.turn_over().await?;
+        }
+        Ok(log)
+    }
+
+    /// Appends, turning the log over where it is full.
+    pub(crate) async fn append(&mut self, mut bytes: &[u8]) -> io::Result<()> {
+        while !bytes.is_empty() {
+            if self.len >= self.half {
+                self.turn_over().await?;
+            }
+            let room = usize::try_from(self.half - self.len).unwrap_or(usize::MAX);
+            let (now, later) = bytes.split_at(room.min(bytes.len()));
+            self.file.write_all(now).await?;
+            self.file.flush().await?;
+            self.len += now.len() as u64;
+            bytes = later;
+        }
+        Ok(())
+    }
+
+    async fn turn_over(&mut self) -> io::Result<()> {
+        let mut old = self.path.clone().into_os_string();
+        old.push(".1");
+        tokio::fs::rename(&self.path, &old).await?;
+        (self.file, self.len) = open_append(&self.path).await?;
+        Ok(())
+    }
+}
+
+async fn open_append(path: &Path) -> io::Result<(File, u64)> {
+    let mut options = std::fs::OpenOptions::new();
+    options
+        .append(true)
+        .create(true)
+        .mode(0o600)
+        .custom_flags(nofollow());
+    let file = tokio::fs::OpenOptions::from(options).open(path).await?;
+    let len = file.metadata().await?.size();
+    Ok((file, len))
+}
+
+fn nofollow() -> i32 {
+    rustix::fs::OFlags::NOFOLLOW.bits().cast_signed()
+}
+
+/// Copies a source into a log until its end; tells whether the kernel's panic line went by.
+/// What cannot be written is dropped, so that a full disk never holds the machine up.
+pub(crate) async fn drain(mut source: impl AsyncRead + Unpin, mut log: CappedLog) -> bool {
+    let mut chunk = vec![0; CHUNK];
+    let mut panic = PanicSearch::default();
+    let mut failing = false;
+    loop {
+        let n = match source.read(&mut chunk).await {
+            Ok(0) | Err(_) => return panic.found,
+            Ok(n) => n,
+        };
+        let bytes = chunk.get(..n).unwrap_or_default();
+        panic.feed(bytes);
+        match log.append(bytes).await {
+            Ok(()) => failing = false,
+            Err(error) if !failing => {
+                failing = true;
+                crate::warn_io(&format!("write {:?}", log.path), &error);
+            }
+            Err(_) => {}
+        }
+        // A flood is one task among many.
+        tokio::task::yield_now().await;
+    }
+}
+
+/// Looks for the panic line in a stream cut anywhere.
+#[derive(Debug, Default)]
+struct PanicSearch {
+    matched: usize,
+    found: bool,
+}
+
+impl PanicSearch {
+    fn feed(&mut self, bytes: &[u8]) {
+        for &byte in bytes {
+            if PANIC.get(self.matched) == Some(&byte) {
+                self.matched += 1;
+            } else {
+                // No proper prefix of the line is also a suffix of it but the single `K`.
+                self.matched = usize::from(PANIC.first() == Some(&byte));
+            }
+            if self.matched == PANIC.len() {
+                self.found = true;
+                self.matched = 0;
+            }
+        }
+    }
+}
+
+/// The last lines of a log, at most `cap` bytes, without control characters.
+pub(crate) async fn tail(path: PathBuf, cap: u64) -> String {
+    let read = tokio::task::spawn_blocking(move || -> io::Result<Vec<u8>> {
+        use std::io::{Read, Seek, SeekFrom};
+        let mut file = std::fs::File::open(path)?;
+        let len = file.metadata()?.len();
+        file.seek(SeekFrom::Start(len.saturating_sub(cap)))?;
+        let mut bytes = Vec::new();
+        file.take(cap).read_to_end(&mut bytes)?;
+        Ok(bytes)
+    });
+    let Ok(Ok(bytes)) = read.await else {
+        return String::new();
+    };
+    String::from_utf8_lossy(&bytes)
+        .chars()
+        .filter(|&c| c == '\n' || !c.is_control())
+        .collect::<String>()
+        .trim()
+        .to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    #[tokio::test]
+    async fn a_flood_stays_below_the_cap_and_keeps_the_newest() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut log = CappedLog::open(dir.path(), "x.log", 1000).await.unwrap();
+        for i in 0..997 {
+            log.append(format!("{i:07}\n").as_bytes()).await.unwrap();
+        }
+        let mut total = 0;
+        for name in ["x.log", "x.log.1"] {
+            let meta = std::fs::metadata(dir.path().join(name)).unwrap();
+            assert_eq!(meta.permissions().mode() & 0o777, 0o600);
+            total += meta.len();
+        }
+        assert!(total <= 1000, "{total}");
+        assert!(total > 500, "{total}");
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 2);
+        assert!(
+            tail(dir.path().join("x.log"), 100)
+                .await
+                .ends_with("0000996")
+        );
+    }
+
+    #[tokio::test]
+    async fn open_refuses_a_symlink() {
+        let dir = tempfile::tempdir().unwrap();
+        std::os::unix::fs::symlink("/etc/hostname", dir.path().join("x.log")).unwrap();
+        assert!(CappedLog::open(dir.path(), "x.log", 1000).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn drain_sees_a_panic_line_cut_anywhere() {
+        for cut in 0..PANIC.len() {
+            let mut search = PanicSearch::default();
+            search.feed(b"KKernel KKe");
+            search.feed(PANIC.get(..cut).unwrap());
+            search.feed(PANIC.get(cut..).unwrap());
+            assert!(search.found, "{cut}");
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let log = CappedLog::open(dir.path(), "x.log", 1000).await.unwrap();
+        assert!(!drain(&b"Kernel panik - not syncing"[..], log).await);
+    }
+}
