@@ -104,6 +104,9 @@ fn disk(index: usize, drive: &Drive) -> Vec<String> {
         "id": format!("vd{index}"),
         "drive": id,
         "write-cache": "on",
+        // A full host disk is the guest's I/O error; QEMU's own choice would be to pause for ever.
+        "werror": "report",
+        "rerror": "report",
     });
     vec![
         "-blockdev".into(),
@@ -167,6 +170,16 @@ mod tests {
         assert_eq!(drives[0]["cache"]["no-flush"], true);
         assert_eq!(drives[1]["read-only"], false);
         assert_eq!(drives[1]["cache"]["no-flush"], false);
+    }
+
+    #[test]
+    fn a_full_host_disk_does_not_pause_the_guest() {
+        for device in after(&build(Accel::Tcg, None, &spec()), "-device") {
+            if device.contains("virtio-blk-pci") {
+                let device: serde_json::Value = serde_json::from_str(device).unwrap();
+                assert_eq!(device["werror"], "report");
+            }
+        }
     }
 
     #[test]
