@@ -359,4 +359,14 @@ impl FrameWriter {
             .await
             .map_err(|e| wire("write the stream", e))
     }
+
+    /// Ends the sending direction: the daemon cancels what the stream stands for, cleans up and
+    /// then ends the other direction, so that reading on tells when nothing is left. (Dropping
+    /// one half alone leaves the connection open.)
+    pub async fn shutdown(&mut self) -> Result<(), ClientError> {
+        self.io
+            .shutdown()
+            .await
+            .map_err(|e| wire("end the stream", e))
+    }
 }

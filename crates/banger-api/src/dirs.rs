@@ -104,6 +104,16 @@ impl Dirs {
         self.state.join("bangerd.log")
     }
 
+    /// The file that pins the host keys of all VMs.
+    pub fn known_hosts(&self) -> PathBuf {
+        self.state.join("ssh/known_hosts")
+    }
+
+    /// The owner's private key for VMs.
+    pub fn ssh_identity(&self) -> PathBuf {
+        self.state.join("ssh/id_ed25519")
+    }
+
     /// Makes the runtime directory if it is missing, then checks on the opened directory that
     /// it is a directory, no link, ours and of mode 0700.
     pub fn ensure_runtime(&self) -> Result<(), DirsError> {

@@ -1,9 +1,11 @@
 //! The protocol between the host and the guest's agent.
 //!
-//! Three layers, each usable alone:
+//! Layers, each usable alone:
 //! - [`frame`]: bytes to typed frames and back, with a cap on every length;
 //! - [`request`]: what a host asks of the agent and what the agent answers;
-//! - [`boot`]: what the agent is told before it serves (the boot configuration).
+//! - [`boot`]: what the agent is told before it serves (the boot configuration);
+//! - [`mux`]: many streams over one wire, without I/O; its host side and `client`, the host's
+//!   side of the requests, come with the cargo feature `host` and tokio.
 //!
 //! A *stream* is one conversation: the host sends one [`request::Request`] frame, then both
 //! sides send the frames that the request allows, and the agent ends it. Streams arrive
@@ -14,5 +16,8 @@
 #![forbid(unsafe_code)]
 
 pub mod boot;
+#[cfg(feature = "host")]
+pub mod client;
 pub mod frame;
+pub mod mux;
 pub mod request;

@@ -1,0 +1,25 @@
+# Every target is one line; what takes more lives in xtask/ (cargo xtask help).
+.PHONY: try test lint build bench packages
+
+# Build, provision, boot a VM and run a command in it.
+try: packages
+	cargo xtask try
+
+# Unit tests, then real VMs through the real command line.
+test: packages
+	cargo xtask test
+
+# Formatting, lints, and the rules of ARCHITECTURE.md.
+lint: packages
+	cargo xtask lint
+
+# The programs, in target/dist.
+build: packages
+	cargo xtask build
+
+# Our boot against the raw engine's.
+bench: packages
+	cargo xtask bench boot
+
+packages:
+	@packaging/host-packages

@@ -1,0 +1,289 @@
+//! Files in and out of the guest, as tar streams.
+//!
+//! What is unpacked stays below its directory: the tar crate refuses names that lead out and
+//! resolves each parent before it writes. What is packed is read as it is; sockets are left out.
+
+use std::fs::Metadata;
+use std::io::{self, Write};
+use std::os::unix::fs::{FileTypeExt, lchown};
+use std::path::{Component, Path, PathBuf};
+
+use banger_guest::request::{CopyIn, CopyOut, Failure, FailureCode, Reply};
+use tar::{Archive, Builder, EntryType, HeaderMode};
+
+use crate::exec::find_user;
+use crate::serve::io_failure;
+use crate::stream::{DataReader, DataWriter, Stream, StreamError, failure};
+
+/// Unpacks what the host sends below a directory.
+pub fn copy_in(mut stream: Stream, request: &CopyIn) -> Result<(), StreamError> {
+    let owner = match prepare(request) {
+        Ok(owner) => owner,
+        Err(failure) => return stream.fail(&failure),
+    };
+    stream.reply(&Reply::default())?;
+    let unpacked = {
+        let mut reader = stream.data_reader();
+        let unpacked = unpack(&mut reader, Path::new(&request.dir), owner);
+        // Also after a failure: the host writes to the end before it reads the answer.
+        reader.finish()?;
+        unpacked
+    };
+    match unpacked {
+        Ok(()) => stream.succeed(),
+        Err(failure) => stream.fail(&failure),
+    }
+}
+
+type Owner = Option<(u32, u32)>;
+
+fn prepare(request: &CopyIn) -> Result<Owner, Failure> {
+    let dir = absolute(&request.dir)?;
+    let owner = if request.owner.is_empty() {
+        None
+    } else {
+        let identity = find_user(&request.owner)?.identity;
+        Some((identity.uid, identity.gid))
+    };
+    if request.create {
+        create_dirs(dir, owner)
+            .map_err(|error| io_failure(&format!("make directory {dir:?}"), &error))?;
+    }
+    match std::fs::metadata(dir) {
+        Ok(metadata) if metadata.is_dir() => Ok(owner),
+        Ok(_) => Err(failure(
+            FailureCode::Invalid,
+            format!("{dir:?} is no directory"),
+        )),
+        Err(error) => Err(io_failure(&format!("open directory {dir:?}"), &error)),
+    }
+}
+
+fn absolute(path: &str) -> Result<&Path, Failure> {
+    let path = Path::new(path);
+    if path.is_absolute() && !path.as_os_str().as_encoded_bytes().contains(&0) {
+        return Ok(path);
+    }
+    Err(failure(
+        FailureCode::Invalid,
+        format!("{path:?} is no absolute path"),
+    ))
+}
+
+/// Makes the directories that are missing, for the owner of what will be in them.
+fn create_dirs(dir: &Path, owner: Owner) -> io::Result<()> {
+    let missing: Vec<&Path> = dir.ancestors().take_while(|path| !path.exists()).collect();
+    for path in missing.into_iter().rev() {
+        std::fs::create_dir(path)?;
+        if let Some((uid, gid)) = owner {
+            lchown(path, Some(uid), Some(gid))?;
+        }
+    }
+    Ok(())
+}
+
+fn unpack(reader: &mut DataReader<'_>, dir: &Path, owner: Owner) -> Result<(), Failure> {
+    let mut archive = Archive::new(reader);
+    archive.set_preserve_permissions(true);
+    archive.set_preserve_mtime(true);
+    archive.set_preserve_ownerships(owner.is_none() && rustix::process::geteuid().is_root());
+    archive.set_overwrite(true);
+    let read_failure = |error: io::Error| io_failure("read the tar stream", &error);
+    // Directories get their modes and times last, deepest first: a read-only one would
+    // keep its files out, and every file would change its time.
+    let mut directories = Vec::new();
+    for entry in archive.entries().map_err(read_failure)? {
+        let mut entry = entry.map_err(read_failure)?;
+        let name = entry.path().map_err(read_failure)?.into_owned();
+        if entry.header().entry_type() == EntryType::Directory {
+            directories.push(DirectoryEntry::of(&entry, &name).map_err(read_failure)?);
+            let path = confined(dir, &name)?;
+            make_directory(dir, &path)
+                .map_err(|error| io_failure(&format!("make directory {path:?}"), &error))?;
+            continue;
+        }
+        let unpacked = entry.unpack_in(dir).map_err(|error| {
+            io_failure(&format!("write {:?}", dir.join(&name)), &innermost(error))
+        })?;
+        if !unpacked {
+            return Err(leads_out(&name));
+        }
+        if let Some((uid, gid)) = owner {
+            let path = confined(dir, &name)?;
+            lchown(&path, Some(uid), Some(gid))
+                .map_err(|error| io_failure(&format!("change the owner of {path:?}"), &error))?;
+        }
+    }
+    for entry in directories.iter().rev() {
+        let path = confined(dir, &entry.name)?;
+        entry
+            .apply(&path, owner)
+            .map_err(|error| io_failure(&format!("set the mode of {path:?}"), &error))?;
+    }
+    Ok(())
+}
+
+/// The tar crate wraps the cause into sentences of its own.
+fn innermost(error: io::Error) -> io::Error {
+    let kind = error.kind();
+    let text = crate::log::chain(&error);
+    io::Error::new(kind, text)
+}
+
+fn leads_out(name: &Path) -> Failure {
+    failure(
+        FailureCode::Invalid,
+        format!("the tar stream's entry {name:?} leads out of the directory"),
+    )
+}
+
+/// The entry's place. Names with `..` are refused, leading slashes and dots dropped.
+fn confined(dir: &Path, name: &Path) -> Result<PathBuf, Failure> {
+    let mut path = dir.to_path_buf();
+    for component in name.components() {
+        match component {
+            Component::Normal(part) => path.push(part),
+            Component::CurDir | Component::RootDir => {}
+            Component::ParentDir | Component::Prefix(_) => return Err(leads_out(name)),
+        }
+    }
+    Ok(path)
+}
+
+/// Makes a directory and its parents below `dir`. Nothing on the way below `dir` may be a link that
+/// leads out of it.
+fn make_directory(dir: &Path, path: &Path) -> io::Result<()> {
+    match std::fs::symlink_metadata(path) {
+        Ok(metadata) if metadata.is_dir() => return Ok(()),
+        // A link to a directory stays what it is, as tar does by default nowadays.
+        Ok(metadata) if metadata.is_symlink() && path.is_dir() => return check_inside(dir, path),
+        Ok(_) => std::fs::remove_file(path)?,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error),
+    }
+    if let Some(parent) = path.parent()
+        && parent != dir
+        && parent.starts_with(dir)
+    {
+        make_directory(dir, parent)?;
+        check_inside(dir, parent)?;
+    }
+    std::fs::create_dir(path)
+}
+
+fn check_inside(dir: &Path, path: &Path) -> io::Result<()> {
+    if path.canonicalize()?.starts_with(dir.canonicalize()?) {
+        return Ok(());
+    }
+    Err(io::Error::new(
+        io::ErrorKind::InvalidInput,
+        "a link leads out of the directory",
+    ))
+}
+
+struct DirectoryEntry {
+    name: PathBuf,
+    mode: u32,
+    owner: (u32, u32),
+    mtime: u64,
+}
+
+impl DirectoryEntry {
+    fn of<R: io::Read>(entry: &tar::Entry<'_, R>, name: &Path) -> io::Result<Self> {
+        let header = entry.header();
+        let id =
+            |id: u64| u32::try_from(id).map_err(|_| io::Error::from(io::ErrorKind::InvalidData));
+        Ok(Self {
+            name: name.to_owned(),
+            mode: header.mode()?,
+            owner: (id(header.uid()?)?, id(header.gid()?)?),
+            mtime: header.mtime()?,
+        })
+    }
+
+    fn apply(&self, path: &Path, owner: Owner) -> io::Result<()> {
+        if std::fs::symlink_metadata(path)?.is_symlink() {
+            return Ok(());
+        }
+        let (uid, gid) = owner.unwrap_or(self.owner);
+        if rustix::process::geteuid().is_root() {
+            lchown(path, Some(uid), Some(gid))?;
+        }
+        std::fs::set_permissions(
+            path,
+            std::os::unix::fs::PermissionsExt::from_mode(self.mode & 0o7777),
+        )?;
+        let time = std::time::SystemTime::UNIX_EPOCH
+            .checked_add(std::time::Duration::from_secs(self.mtime))
+            .ok_or(io::ErrorKind::InvalidData)?;
+        std::fs::File::open(path)?.set_modified(time)
+    }
+}
+
+/// Packs a path for the host.
+pub fn copy_out(stream: Stream, request: &CopyOut) -> Result<(), StreamError> {
+    let found = absolute(&request.path).and_then(|path| {
+        let metadata = std::fs::symlink_metadata(path)
+            .map_err(|error| io_failure(&format!("open {path:?}"), &error))?;
+        let name = path.file_name().map(PathBuf::from);
+        // The root directory has no name of its own; neither has a path that ends with "..".
+        let name = name.unwrap_or_else(|| PathBuf::from("."));
+        Ok((path.to_owned(), name, metadata))
+    });
+    let (path, name, metadata) = match found {
+        Ok(found) => found,
+        Err(failure) => return stream.fail(&failure),
+    };
+    stream.reply(&Reply::default())?;
+    let mut builder = Builder::new(stream.data_writer());
+    builder.follow_symlinks(false);
+    builder.mode(HeaderMode::Complete);
+    builder.sparse(false);
+    let packed = pack(&mut builder, &path, &name, &metadata);
+    match packed {
+        Ok(()) => match builder.into_inner() {
+            Ok(writer) => {
+                writer.finish()?;
+                stream.succeed()
+            }
+            Err(error) => Err(error.into()),
+        },
+        Err(failure) => {
+            // The writer's rest is dropped: the failure ends the stream.
+            drop(builder);
+            stream.fail(&failure)
+        }
+    }
+}
+
+fn pack(
+    builder: &mut Builder<DataWriter<'_>>,
+    path: &Path,
+    name: &Path,
+    metadata: &Metadata,
+) -> Result<(), Failure> {
+    let failed = |error: io::Error| io_failure(&format!("read {path:?}"), &innermost(error));
+    let kind = metadata.file_type();
+    if kind.is_socket() {
+        return Ok(());
+    }
+    if !kind.is_dir() {
+        return builder.append_path_with_name(path, name).map_err(failed);
+    }
+    builder.append_dir(name, path).map_err(failed)?;
+    let mut entries = std::fs::read_dir(path)
+        .and_then(Iterator::collect::<io::Result<Vec<_>>>)
+        .map_err(failed)?;
+    entries.sort_by_key(std::fs::DirEntry::file_name);
+    for entry in entries {
+        let metadata = match entry.metadata() {
+            Ok(metadata) => metadata,
+            // Gone since it was listed.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            Err(error) => return Err(failed(error)),
+        };
+        let name = name.join(entry.file_name());
+        pack(builder, &entry.path(), &name, &metadata)?;
+    }
+    builder.get_mut().flush().map_err(failed)
+}

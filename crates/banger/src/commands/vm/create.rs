@@ -1,0 +1,43 @@
+//! `banger vm create`
+
+use super::spec_args::SpecArgs;
+use super::steps;
+use crate::app::App;
+use crate::error::CliError;
+use banger_api::CreateVm;
+use banger_names::VmName;
+
+/// Make a VM that stays
+///
+/// Kernel and image are got first if they are the defaults and missing.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// The VM's name; made up when left out
+    #[arg(value_name = "NAME")]
+    name: Option<VmName>,
+    /// The same, as a flag
+    #[arg(
+        long = "name",
+        id = "name_flag",
+        value_name = "NAME",
+        conflicts_with = "name"
+    )]
+    name_flag: Option<VmName>,
+    /// Start it too
+    #[arg(long)]
+    start: bool,
+    #[command(flatten)]
+    spec: SpecArgs,
+}
+
+impl Args {
+    pub(crate) async fn run(self, app: &App) -> Result<(), CliError> {
+        let request = CreateVm {
+            vm: self.spec.spec(self.name.or(self.name_flag), None)?,
+            start: self.start,
+        };
+        let client = app.client().await?;
+        let vm = steps(&client, "/v1/vms", &request, app.ui.work()).await?;
+        app.ui.done(&vm)
+    }
+}

@@ -1,0 +1,42 @@
+//! `banger vm stop`
+
+use super::path;
+use crate::app::App;
+use crate::commands::for_each;
+use crate::completion;
+use crate::error::CliError;
+use banger_api::{StopVm, VmView};
+use banger_names::parse_duration;
+use clap_complete::ArgValueCandidates;
+use std::time::Duration;
+
+/// Stop VMs: gracefully first, by force when the time is up
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// How long a guest may take before it is forced; 10s when left out
+    #[arg(short, long, value_name = "DURATION", value_parser = parse_duration)]
+    timeout: Option<Duration>,
+    /// The VMs, by name, id or unique prefix of the id
+    #[arg(value_name = "VM", required = true, add = ArgValueCandidates::new(completion::vms))]
+    vms: Vec<String>,
+}
+
+impl Args {
+    pub(crate) async fn run(self, app: &App) -> Result<(), CliError> {
+        let client = app.client().await?;
+        let request = StopVm {
+            timeout_ms: self
+                .timeout
+                .map(|timeout| u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX)),
+        };
+        for_each(app, &self.vms, async |name| {
+            let mut progress = app.ui.prelude();
+            progress.begin(&format!("stop {name}"));
+            let stopped: VmView = client
+                .post(&format!("{}/stop", path(name)), &request)
+                .await?;
+            Ok(stopped)
+        })
+        .await
+    }
+}

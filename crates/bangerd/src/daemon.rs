@@ -1,0 +1,344 @@
+//! What the daemon has: its directories, database, images, engine and VMs.
+
+use crate::activity::Activity;
+use crate::config;
+use crate::problem::Refusal;
+use crate::reconcile;
+use crate::shared_job::SharedJobs;
+use crate::ssh;
+use crate::store::Database;
+use crate::vm::place::VmPlace;
+use crate::vm::plan::RESERVE;
+use crate::vm::record::now_unix_ms;
+use crate::vm::registry::Registry;
+use banger_api::{Config, Dirs, ProblemCode};
+use banger_engine::{Accel, Engine};
+use banger_images::{Image, ImagesError, Kernel, Store};
+use banger_names::{ByteSize, VmId};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{Mutex, RwLock};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+/// How long the VMs may take to be let go of when the daemon ends.
+const SHUTDOWN_LIMIT: Duration = Duration::from_secs(30);
+
+/// What a daemon is made of.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Its directories.
+    pub dirs: Dirs,
+    /// What runs VMs.
+    pub engine: EngineChoice,
+    /// The agent's program; looked for beside bangerd when left out.
+    pub agent: Option<PathBuf>,
+    /// Its limits.
+    pub limits: Limits,
+}
+
+/// What runs VMs.
+#[derive(Debug, Clone)]
+pub enum EngineChoice {
+    /// The best that the host offers within the configuration.
+    Host,
+    /// This one.
+    Fixed(Arc<dyn Engine>),
+}
+
+/// Limits of a daemon.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// How long a guest may take until its agent answers. Emulation on a busy machine is slow.
+    pub boot: Duration,
+    /// What must be free on the state's file system before a VM is made.
+    pub reserve: ByteSize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            boot: Duration::from_secs(120),
+            reserve: RESERVE,
+        }
+    }
+}
+
+impl Options {
+    /// The daemon of a user with these directories, on this host.
+    pub fn new(dirs: Dirs) -> Self {
+        Self {
+            dirs,
+            engine: EngineChoice::Host,
+            agent: None,
+            limits: Limits::default(),
+        }
+    }
+}
+
+/// An engine, and the acceleration that was asked for when it was chosen.
+type ChosenEngine = (Option<Accel>, Arc<dyn Engine>);
+
+/// The daemon.
+#[derive(Debug)]
+pub struct Daemon {
+    options: Options,
+    database: Database,
+    images: Store,
+    vms: Registry,
+    activity: Activity,
+    tasks: TaskTracker,
+    closing: CancellationToken,
+    engine: Mutex<Option<ChosenEngine>>,
+    kernel_jobs: SharedJobs<Kernel>,
+    image_jobs: SharedJobs<Image>,
+    contents: Arc<RwLock<()>>,
+    known_hosts: Mutex<()>,
+    started_unix_ms: u64,
+}
+
+impl Daemon {
+    /// Opens the state below `options.dirs` and reconciles it with what runs. The caller
+    /// holds the lock that makes this the only daemon on these directories.
+    pub(crate) async fn open(options: Options) -> Result<Arc<Self>, Refusal> {
+        let dirs = options.dirs.clone();
+        let opened = tokio::task::spawn_blocking(move || {
+            let database = Database::open(&dirs.state.join("bangerd.db"))?;
+            let images = Store::open(&dirs.data, &dirs.cache)?;
+            Ok::<_, Refusal>((database, images))
+        });
+        let (database, images) = opened
+            .await
+            .unwrap_or_else(|error| Err(Refusal::internal("open the state", &error)))?;
+        let daemon = Arc::new(Self {
+            options,
+            database,
+            images,
+            vms: Registry::default(),
+            activity: Activity::default(),
+            tasks: TaskTracker::new(),
+            closing: CancellationToken::new(),
+            engine: Mutex::new(None),
+            kernel_jobs: SharedJobs::default(),
+            image_jobs: SharedJobs::default(),
+            contents: Arc::default(),
+            known_hosts: Mutex::new(()),
+            started_unix_ms: now_unix_ms(),
+        });
+        reconcile::reconcile(&daemon).await?;
+        Ok(daemon)
+    }
+
+    /// Its directories.
+    pub(crate) fn dirs(&self) -> &Dirs {
+        &self.options.dirs
+    }
+
+    /// Its limits.
+    pub(crate) fn limits(&self) -> Limits {
+        self.options.limits
+    }
+
+    /// What was acknowledged.
+    pub(crate) fn database(&self) -> &Database {
+        &self.database
+    }
+
+    /// Kernels and images. Its calls block: see [`Daemon::with_images`].
+    pub(crate) fn images(&self) -> &Store {
+        &self.images
+    }
+
+    /// The VMs.
+    pub(crate) fn vms(&self) -> &Registry {
+        &self.vms
+    }
+
+    /// What keeps it alive.
+    pub(crate) fn activity(&self) -> &Activity {
+        &self.activity
+    }
+
+    /// The tasks that it waits for when it ends.
+    pub(crate) fn tasks(&self) -> &TaskTracker {
+        &self.tasks
+    }
+
+    /// Cancelled when the daemon ends: no VM is made from then on.
+    pub(crate) fn closing(&self) -> &CancellationToken {
+        &self.closing
+    }
+
+    /// Downloads of kernels that go on.
+    pub(crate) fn kernel_jobs(&self) -> &SharedJobs<Kernel> {
+        &self.kernel_jobs
+    }
+
+    /// Builds of images that go on.
+    pub(crate) fn image_jobs(&self) -> &SharedJobs<Image> {
+        &self.image_jobs
+    }
+
+    /// Held for reading while a VM that uses a content is made, for writing while one is removed.
+    pub(crate) fn contents(&self) -> Arc<RwLock<()>> {
+        Arc::clone(&self.contents)
+    }
+
+    /// Held while the file of known hosts is written.
+    pub(crate) fn known_hosts(&self) -> &Mutex<()> {
+        &self.known_hosts
+    }
+
+    /// When it started, in milliseconds since 1970.
+    pub(crate) fn started_unix_ms(&self) -> u64 {
+        self.started_unix_ms
+    }
+
+    /// Runs `work` on the kernels and images, on a thread that may block.
+    pub(crate) async fn with_images<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Store) -> Result<T, ImagesError> + Send + 'static,
+    ) -> Result<T, ImagesError> {
+        let images = self.images.clone();
+        let done = tokio::task::spawn_blocking(move || work(&images)).await;
+        done.unwrap_or_else(|error| {
+            Err(ImagesError::Io {
+                what: "work on",
+                path: "the store of images".into(),
+                source: error.into(),
+            })
+        })
+    }
+
+    /// The configuration as it stands in the file now.
+    pub(crate) async fn config(&self) -> Result<Config, Refusal> {
+        let path = self.options.dirs.config.clone();
+        let read = tokio::task::spawn_blocking(move || config::load(&path)).await;
+        match read {
+            Ok(config) => Ok(config?),
+            Err(error) => Err(Refusal::internal("read the configuration", &error)),
+        }
+    }
+
+    /// The engine that the configuration asks for; looked for once.
+    pub(crate) async fn engine(&self) -> Result<Arc<dyn Engine>, Refusal> {
+        if let EngineChoice::Fixed(engine) = &self.options.engine {
+            return Ok(Arc::clone(engine));
+        }
+        let accel = self.config().await?.engine.accel.map(|accel| match accel {
+            banger_api::Accel::Kvm => Accel::Kvm,
+            banger_api::Accel::Tcg => Accel::Tcg,
+        });
+        self.engine_with(accel).await
+    }
+
+    /// An engine to take over VMMs with, whatever the configuration says.
+    pub(crate) async fn any_engine(&self) -> Result<Arc<dyn Engine>, Refusal> {
+        match self.engine().await {
+            Ok(engine) => Ok(engine),
+            Err(_) => self.engine_with(None).await,
+        }
+    }
+
+    async fn engine_with(&self, accel: Option<Accel>) -> Result<Arc<dyn Engine>, Refusal> {
+        let mut chosen = self.engine.lock().await;
+        if let Some((for_accel, engine)) = chosen.as_ref()
+            && *for_accel == accel
+        {
+            return Ok(Arc::clone(engine));
+        }
+        let engine = banger_engine::choose(None, accel).await?;
+        *chosen = Some((accel, Arc::clone(&engine)));
+        Ok(engine)
+    }
+
+    /// The agent's program.
+    pub(crate) fn agent(&self) -> Result<PathBuf, Refusal> {
+        if let Some(agent) = &self.options.agent {
+            return Ok(agent.clone());
+        }
+        if let Some(agent) = std::env::var_os("BANGER_AGENT") {
+            return Ok(PathBuf::from(agent));
+        }
+        let beside = std::env::current_exe()
+            .ok()
+            .and_then(|exe| exe.parent().map(|dir| dir.to_owned()));
+        beside
+            .iter()
+            .flat_map(|dir| {
+                [
+                    dir.join("banger-agent"),
+                    dir.join("../lib/banger/banger-agent"),
+                ]
+            })
+            .find(|agent| agent.is_file())
+            .ok_or_else(|| {
+                Refusal::new(
+                    ProblemCode::HostUnsupported,
+                    "find the guest's agent: banger-agent is not beside bangerd",
+                )
+                .hint(
+                    "install banger-agent beside bangerd, or set BANGER_AGENT and restart bangerd",
+                )
+            })
+    }
+
+    /// Removes what there is of a VM whose VMM is gone: directories, pinned key, row. Goes on
+    /// after a failure and may be repeated; the row stays while anything else does.
+    pub(crate) async fn erase(&self, id: &VmId) -> Result<(), Refusal> {
+        let place = VmPlace::of(self.dirs(), id);
+        let removed = tokio::task::spawn_blocking(move || {
+            let had_key = place.host_key().exists();
+            (had_key, [place.remove_run(), place.remove_state()])
+        });
+        let (had_key, results) = removed
+            .await
+            .map_err(|error| Refusal::internal("remove a VM's directories", &error))?;
+        let mut failed: Option<Refusal> = None;
+        for error in results.into_iter().filter_map(Result::err) {
+            match &mut failed {
+                Some(first) => first.0.causes.push(error.to_string()),
+                None => failed = Some(Refusal::io(format!("remove the files of {id}"), &error)),
+            }
+        }
+        if let Some(failed) = failed {
+            return Err(failed);
+        }
+        self.database.delete(id).await?;
+        self.vms.take_out(id);
+        if had_key && let Err(error) = ssh::write_known_hosts(self).await {
+            // A pin too many hurts nobody; the next write drops it.
+            tracing::warn!(vm = %id, error = %error, "drop the pinned host key");
+        }
+        Ok(())
+    }
+
+    /// Removes the VMs that are not meant to last, lets go of the others and waits for both.
+    pub async fn shutdown(&self) {
+        self.closing.cancel();
+        let vms = self.vms.all();
+        let parting = vms.iter().map(|vm| async move {
+            if vm.now().record.plan.ephemeral {
+                vm.remove(true).await
+            } else {
+                vm.detach().await
+            }
+        });
+        let all = async {
+            for (vm, outcome) in vms
+                .iter()
+                .zip(futures_util::future::join_all(parting).await)
+            {
+                if let Err(error) = outcome {
+                    tracing::error!(vm = %vm.id, %error, "let go of a VM");
+                }
+            }
+            self.tasks.close();
+            self.tasks.wait().await;
+        };
+        if tokio::time::timeout(SHUTDOWN_LIMIT, all).await.is_err() {
+            tracing::error!("some VMs could not be let go of in time");
+        }
+    }
+}

@@ -1,0 +1,181 @@
+//! What the daemon finds on its host: each finding with its fix.
+
+use crate::daemon::Daemon;
+use crate::problem::Refusal;
+use crate::ssh;
+use crate::vm::create::disk_free;
+use banger_api::{Check, CheckStatus, EngineView, HostView};
+use banger_engine::Level;
+use banger_names::ByteSize;
+use std::path::Path;
+use std::sync::Arc;
+
+/// Below this an image build is likely to fail.
+const COMFORTABLE: ByteSize = ByteSize::gib(5);
+
+/// Looks at the host.
+pub(crate) async fn look(daemon: &Arc<Daemon>) -> HostView {
+    let engine = daemon.engine().await;
+    let mut checks = tokio::task::spawn_blocking(engine_checks)
+        .await
+        .unwrap_or_default();
+    if let Err(refusal) = &engine {
+        checks.push(failed("engine", refusal));
+    }
+    checks.push(agent_check(daemon));
+    checks.push(config_check(daemon).await);
+    checks.push(disk_check("disk.state", &daemon.dirs().state, daemon));
+    checks.push(disk_check("disk.data", &daemon.dirs().data, daemon));
+    checks.push(program_check(
+        "build.mmdebstrap",
+        find_program("mmdebstrap").as_deref(),
+        "building images needs mmdebstrap",
+        "sudo apt-get install mmdebstrap",
+    ));
+    checks.push(program_check(
+        "ssh.keygen",
+        ssh::keygen(),
+        "ssh needs ssh-keygen",
+        "sudo apt-get install openssh-client",
+    ));
+    checks.push(kernel_check(daemon).await);
+    checks.push(image_check(daemon).await);
+    HostView {
+        mode: "rootless".into(),
+        engine: engine.ok().map(|engine| EngineView {
+            name: engine.kind().to_string(),
+            description: engine.describe(),
+        }),
+        checks,
+    }
+}
+
+fn engine_checks() -> Vec<Check> {
+    banger_engine::findings()
+        .into_iter()
+        .map(|finding| Check {
+            name: format!("engine.{}", finding.subject),
+            status: match finding.level {
+                Level::Ok => CheckStatus::Ok,
+                Level::Warning => CheckStatus::Warning,
+                Level::Error => CheckStatus::Failed,
+            },
+            message: finding.message,
+            fix: finding.fix,
+        })
+        .collect()
+}
+
+fn agent_check(daemon: &Daemon) -> Check {
+    match daemon.agent() {
+        Ok(path) if path.is_file() => ok("agent", path.display().to_string()),
+        Ok(path) => Check {
+            name: "agent".into(),
+            status: CheckStatus::Failed,
+            message: format!("there is no agent at {}", path.display()),
+            fix: Some("install banger-agent beside bangerd, or correct BANGER_AGENT".into()),
+        },
+        Err(refusal) => failed("agent", &refusal),
+    }
+}
+
+async fn config_check(daemon: &Daemon) -> Check {
+    match daemon.config().await {
+        Ok(_) => ok("config", daemon.dirs().config.display().to_string()),
+        Err(refusal) => failed("config", &refusal),
+    }
+}
+
+fn disk_check(name: &str, path: &Path, daemon: &Daemon) -> Check {
+    let free = match disk_free(path) {
+        Ok(free) => free,
+        Err(refusal) => return failed(name, &refusal),
+    };
+    let status = if free < daemon.limits().reserve {
+        CheckStatus::Failed
+    } else if free < COMFORTABLE {
+        CheckStatus::Warning
+    } else {
+        CheckStatus::Ok
+    };
+    Check {
+        name: name.into(),
+        status,
+        message: format!("{free} free at {}", path.display()),
+        fix: (status != CheckStatus::Ok)
+            .then(|| "remove what is not needed: `banger vm list`, `banger image ls`".into()),
+    }
+}
+
+fn program_check(name: &str, found: Option<&str>, missing: &str, fix: &str) -> Check {
+    match found {
+        Some(path) => ok(name, path.to_owned()),
+        None => Check {
+            name: name.into(),
+            status: CheckStatus::Warning,
+            message: missing.into(),
+            fix: Some(fix.into()),
+        },
+    }
+}
+
+async fn kernel_check(daemon: &Daemon) -> Check {
+    match daemon.with_images(|images| images.kernel_default()).await {
+        Ok(Some(name)) => ok("kernel", name.as_str().to_owned()),
+        Ok(None) => absent(
+            "kernel",
+            "no default kernel yet; the first run gets it",
+            "banger kernel pull",
+        ),
+        Err(error) => failed("kernel", &error.into()),
+    }
+}
+
+async fn image_check(daemon: &Daemon) -> Check {
+    let wanted = daemon.config().await.unwrap_or_default().vm.image;
+    let name = wanted.clone();
+    match daemon.with_images(move |images| images.image(&name)).await {
+        Ok(image) => ok("image", format!("{wanted} is {}", image.digest.short())),
+        Err(banger_images::ImagesError::NotFound { .. }) => absent(
+            "image",
+            &format!("no image {wanted:?} yet; the first run builds the default one"),
+            "banger image build debian",
+        ),
+        Err(error) => failed("image", &error.into()),
+    }
+}
+
+/// A program in the places where distributions put programs.
+fn find_program(name: &str) -> Option<String> {
+    ["/usr/bin", "/usr/sbin", "/usr/local/bin", "/bin", "/sbin"]
+        .into_iter()
+        .map(|dir| format!("{dir}/{name}"))
+        .find(|path| Path::new(path).is_file())
+}
+
+fn ok(name: &str, message: String) -> Check {
+    Check {
+        name: name.into(),
+        status: CheckStatus::Ok,
+        message,
+        fix: None,
+    }
+}
+
+fn absent(name: &str, message: &str, fix: &str) -> Check {
+    Check {
+        name: name.into(),
+        status: CheckStatus::Warning,
+        message: message.into(),
+        fix: Some(fix.into()),
+    }
+}
+
+fn failed(name: &str, refusal: &Refusal) -> Check {
+    Check {
+        name: name.into(),
+        status: CheckStatus::Failed,
+        message: refusal.0.message.clone(),
+        fix: refusal.0.hint.clone(),
+    }
+}

@@ -1,0 +1,173 @@
+//! At start: what runs, then what was stored, then what lies around.
+//!
+//! The kernel is asked first: a recorded VMM is ours only if the engine proves by pidfd,
+//! start time and boot id that it is the same process. Then every record is brought into
+//! line with that, and last the directories of VMs that nobody knows are removed: they are
+//! ours by their place and the form of their name, in directories that only we can write.
+
+mod strays;
+
+use crate::daemon::Daemon;
+use crate::problem::Refusal;
+use crate::vm::driver::Driver;
+use crate::vm::place::{self, VmPlace};
+use crate::vm::record::VmRecord;
+use banger_api::VmState;
+use banger_engine::{Engine, EngineError, Machine};
+use banger_names::{ByteSize, VmId};
+use std::collections::HashSet;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How long a VMM may take to answer when it is taken over.
+const ADOPT_LIMIT: Duration = Duration::from_secs(10);
+
+/// What became of a recorded VMM.
+enum Fate {
+    /// None was recorded.
+    None,
+    /// It runs and is ours.
+    Runs(Arc<dyn Machine>),
+    /// It is gone, or another process has its number.
+    Gone(String),
+    /// It seems to run but cannot be taken over.
+    Stuck(String),
+}
+
+/// Brings records, processes and directories into line.
+pub(crate) async fn reconcile(daemon: &Arc<Daemon>) -> Result<(), Refusal> {
+    let records = daemon.database().all().await?;
+    let log_cap = match daemon.config().await {
+        Ok(config) => config.daemon.log_cap,
+        Err(error) => {
+            tracing::warn!(%error, "use the default configuration for what runs");
+            banger_api::DaemonConfig::default().log_cap
+        }
+    };
+    let mut known = HashSet::new();
+    for record in records {
+        known.insert(record.id.clone());
+        settle(daemon, record, log_cap).await;
+    }
+    let dirs = daemon.dirs().clone();
+    let swept = tokio::task::spawn_blocking(move || {
+        for root in [place::state_root(&dirs), place::run_root(&dirs)] {
+            sweep(&root, &known);
+        }
+    });
+    swept
+        .await
+        .map_err(|error| Refusal::internal("sweep what nobody knows", &error))
+}
+
+/// Brings one record into line. Its failures are logged: one VM must not keep the daemon
+/// from starting.
+async fn settle(daemon: &Arc<Daemon>, mut record: VmRecord, log_cap: ByteSize) {
+    let place = VmPlace::of(daemon.dirs(), &record.id);
+    let goes = record.plan.ephemeral || record.state == VmState::Removing;
+    let fate = fate_of(daemon, &record, &place, log_cap).await;
+    let machine = match fate {
+        Fate::Runs(machine) if goes => {
+            if let Err(error) = machine.kill().await {
+                tracing::error!(vm = %record.id, %error, "kill a leftover");
+            }
+            None
+        }
+        Fate::Runs(machine) => Some(machine),
+        Fate::Stuck(why) => {
+            tracing::warn!(vm = %record.id, why, "a VMM cannot be taken over; killing it");
+            record.end(
+                VmState::Crashed,
+                "crashed",
+                format!("lost with the daemon: {why}"),
+            );
+            None
+        }
+        Fate::Gone(why) => {
+            record.end(
+                VmState::Crashed,
+                "crashed",
+                format!("ended without bangerd: {why}"),
+            );
+            None
+        }
+        Fate::None => {
+            if matches!(
+                record.state,
+                VmState::Starting | VmState::Running | VmState::Stopping
+            ) {
+                record.end(VmState::Crashed, "failed", "bangerd ended while it started");
+            }
+            None
+        }
+    };
+    if machine.is_none() {
+        // A VMM that was started but not yet recorded, or one that does not answer.
+        let stray = place.clone();
+        let killed = tokio::task::spawn_blocking(move || strays::kill(&stray)).await;
+        if let Ok(Err(error)) = killed {
+            tracing::error!(vm = %record.id, %error, "look for a stray VMM");
+        }
+    }
+    if goes {
+        match daemon.erase(&record.id).await {
+            Ok(()) => {
+                tracing::info!(vm = %record.id, "removed a leftover");
+                return;
+            }
+            Err(error) => tracing::error!(vm = %record.id, %error, "remove a leftover"),
+        }
+    }
+    if machine.is_some() && record.state != VmState::Starting {
+        record.state = VmState::Running;
+    }
+    if let Err(error) = daemon.database().update(&record).await {
+        tracing::error!(vm = %record.id, %error, "store what became of it");
+    }
+    tracing::info!(vm = %record.id, state = record.state.as_str(), "known");
+    daemon.vms().add(Driver::spawn(daemon, record, machine));
+}
+
+async fn fate_of(daemon: &Daemon, record: &VmRecord, place: &VmPlace, log_cap: ByteSize) -> Fate {
+    let Some(process) = &record.process else {
+        return Fate::None;
+    };
+    let engine: Arc<dyn Engine> = match daemon.any_engine().await {
+        Ok(engine) => engine,
+        Err(error) => return Fate::Stuck(error.to_string()),
+    };
+    let place = place.for_engine(log_cap);
+    match tokio::time::timeout(ADOPT_LIMIT, engine.adopt(process, &place)).await {
+        Ok(Ok(machine)) => Fate::Runs(Arc::from(machine)),
+        Ok(Err(EngineError::NotOurs { reason, .. })) => Fate::Gone(reason),
+        Ok(Err(EngineError::Exited(exit))) => Fate::Gone(exit.to_string()),
+        Ok(Err(error)) => Fate::Stuck(error.to_string()),
+        Err(_) => Fate::Stuck("it does not answer".into()),
+    }
+}
+
+/// Removes the VM directories below `root` that are not `known`, with the VMMs that live in them.
+fn sweep(root: &Path, known: &HashSet<VmId>) {
+    let Ok(entries) = std::fs::read_dir(root) else {
+        return; // nothing was made yet
+    };
+    for entry in entries.flatten() {
+        let name = entry.file_name();
+        let Some(id) = name.to_str().and_then(|name| VmId::parse(name).ok()) else {
+            continue; // not ours
+        };
+        if known.contains(&id) {
+            continue;
+        }
+        let lone = VmPlace {
+            run: entry.path(),
+            state: entry.path(),
+        };
+        if let Err(error) = strays::kill(&lone).and_then(|()| lone.remove_state()) {
+            tracing::error!(vm = %id, %error, "sweep a directory that nobody knows");
+        } else {
+            tracing::info!(vm = %id, path = %entry.path().display(), "swept");
+        }
+    }
+}

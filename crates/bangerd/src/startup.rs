@@ -1,0 +1,275 @@
+//! From a fresh process to a served socket, and back down.
+//!
+//! Order matters: the umask before any file, the lock before anything that only one daemon
+//! may touch, reconciling before the socket exists, and the line `ready` on standard output
+//! only when a connection would be answered (whoever started us waits for it).
+
+use crate::config::{self, ConfigError};
+use crate::daemon::{Daemon, Options};
+use crate::listen;
+use crate::lock::DaemonLock;
+use crate::problem::Refusal;
+use banger_api::{Dirs, DirsError};
+use rustix::fs::{Mode, OFlags};
+use std::io::Write;
+use std::os::fd::AsFd;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::UnixListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+/// A log larger than this is put aside when the daemon starts, in bytes.
+const MAX_LOG: u64 = 4 << 20;
+
+/// The longest path a Unix socket can have, in bytes.
+const MAX_SOCKET_PATH: usize = 107;
+
+/// Why the daemon cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The directories cannot be used.
+    #[error(transparent)]
+    Dirs(#[from] DirsError),
+    /// Another daemon of this user runs.
+    #[error("start: bangerd runs already{}", .pid.map(|pid| format!(" (process {pid})")).unwrap_or_default())]
+    AlreadyRuns {
+        /// Its process id, if it has written it.
+        pid: Option<u32>,
+    },
+    /// A step on this host failed.
+    #[error("{what} {path:?}")]
+    Io {
+        /// What was tried.
+        what: &'static str,
+        /// On which path.
+        path: PathBuf,
+        /// What the system says.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The socket's path is longer than Unix sockets allow.
+    #[error(
+        "listen on {0:?}: a socket's path has at most 107 bytes; choose a shorter BANGER_HOME or XDG_RUNTIME_DIR"
+    )]
+    LongPath(PathBuf),
+    /// The daemon's own state cannot be used.
+    #[error("open the daemon's state: {}", explain(.0))]
+    State(#[source] Refusal),
+}
+
+fn explain(refusal: &Refusal) -> String {
+    let mut text = refusal.0.message.clone();
+    for cause in &refusal.0.causes {
+        text.push_str(": ");
+        text.push_str(cause);
+    }
+    text
+}
+
+/// The error and its sources on one line.
+pub fn one_line(error: &StartError) -> String {
+    let error: &(dyn std::error::Error + 'static) = error;
+    let mut parts: Vec<String> = Vec::new();
+    for part in std::iter::successors(Some(error), |e| e.source()) {
+        let text = part.to_string().replace(['\n', '\r'], " ");
+        if !parts.last().is_some_and(|last| last.contains(&text)) {
+            parts.push(text);
+        }
+    }
+    parts.join(": ")
+}
+
+/// Runs the daemon of this process's user until it has nothing to do or is told to end.
+pub fn run() -> Result<(), StartError> {
+    rustix::process::umask(Mode::from_raw_mode(0o077));
+    // A daemon started by a shell leads its process group already and cannot; that is fine.
+    let _session = rustix::process::setsid();
+    let dirs = Dirs::from_env()?;
+    dirs.ensure_runtime()?;
+    let lock = DaemonLock::take(&dirs.lock())?;
+    make_private(&dirs.state)?;
+    cap_log(&dirs.daemon_log());
+    tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .with_ansi(false)
+        .with_max_level(tracing::Level::INFO)
+        .init();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .max_blocking_threads(32)
+        .enable_all()
+        .build()
+        .map_err(|source| StartError::Io {
+            what: "start the threads of",
+            path: "bangerd".into(),
+            source,
+        })?;
+    let result = runtime.block_on(serve(dirs));
+    // What still blocks (an image build that was cancelled) may take a moment to notice.
+    runtime.shutdown_timeout(Duration::from_secs(5));
+    drop(lock);
+    result
+}
+
+async fn serve(dirs: Dirs) -> Result<(), StartError> {
+    let socket = dirs.socket();
+    let io = |what, source| StartError::Io {
+        what,
+        path: socket.clone(),
+        source,
+    };
+    let mut terminate = signal(SignalKind::terminate()).map_err(|e| io("catch signals for", e))?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(|e| io("catch signals for", e))?;
+    let config_path = dirs.config.clone();
+    let daemon = open(Options::new(dirs)).await?;
+    let listener = bind(&socket)?;
+    let stop = CancellationToken::new();
+    let server = tokio::spawn(listen::serve(Arc::clone(&daemon), listener, stop.clone()));
+    announce_ready();
+    tracing::info!(socket = %socket.display(), version = env!("CARGO_PKG_VERSION"), "ready");
+    let why = tokio::select! {
+        _ = terminate.recv() => "told to terminate",
+        _ = interrupt.recv() => "interrupted",
+        () = daemon.activity().idle_for(|| idle_limit(&config_path)) => "nothing to do",
+    };
+    tracing::info!(why, "ending");
+    // First the name, so that a client that comes now starts a new daemon.
+    if let Err(error) = std::fs::remove_file(&socket) {
+        tracing::warn!(%error, "remove the socket");
+    }
+    stop.cancel();
+    daemon.shutdown().await;
+    if let Err(error) = server.await {
+        tracing::error!(%error, "the server failed");
+    }
+    Ok(())
+}
+
+/// Opens the daemon's state and reconciles it with what runs.
+pub async fn open(options: Options) -> Result<Arc<Daemon>, StartError> {
+    make_private(&options.dirs.state)?;
+    Daemon::open(options).await.map_err(StartError::State)
+}
+
+fn idle_limit(config_path: &Path) -> Option<Duration> {
+    let daemon = match config::load(config_path) {
+        Ok(config) => config.daemon,
+        Err(error) => {
+            let error: ConfigError = error;
+            tracing::warn!(%error, "use the default idle time");
+            banger_api::DaemonConfig::default()
+        }
+    };
+    (daemon.idle_exit_seconds > 0).then(|| Duration::from_secs(daemon.idle_exit_seconds.into()))
+}
+
+/// Makes a directory of mode 0700, and gives one that exists that mode.
+fn make_private(path: &Path) -> Result<(), StartError> {
+    let io = |source| StartError::Io {
+        what: "make",
+        path: path.to_owned(),
+        source,
+    };
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path)
+        .map_err(io)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o700)).map_err(io)
+}
+
+/// Binds the socket under another name and moves it to its place: it replaces what a dead
+/// daemon left (the lock is ours), and is never seen with another mode than 0600.
+pub fn bind(socket: &Path) -> Result<UnixListener, StartError> {
+    let io = |what| {
+        let path = socket.to_owned();
+        move |source| StartError::Io { what, path, source }
+    };
+    let new = socket.with_file_name(".new.sock");
+    if new.as_os_str().len() > MAX_SOCKET_PATH || socket.as_os_str().len() > MAX_SOCKET_PATH {
+        return Err(StartError::LongPath(socket.to_owned()));
+    }
+    match std::fs::remove_file(&new) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            return Err(io("replace")(error));
+        }
+        _ => {}
+    }
+    let listener = UnixListener::bind(&new).map_err(io("listen on"))?;
+    std::fs::set_permissions(&new, std::fs::Permissions::from_mode(0o600))
+        .map_err(io("protect"))?;
+    std::fs::rename(&new, socket).map_err(io("put in place"))?;
+    Ok(listener)
+}
+
+/// Says `ready` on standard output, then lets go of it: whoever reads sees the end too.
+fn announce_ready() {
+    let mut out = std::io::stdout();
+    // A closed standard output only means that nobody waits for the line.
+    let _written = out.write_all(b"ready\n").and_then(|()| out.flush());
+    let flags = OFlags::RDWR | OFlags::CLOEXEC;
+    match rustix::fs::open("/dev/null", flags, Mode::empty()) {
+        Ok(null) => {
+            if let Err(error) = rustix::stdio::dup2_stdout(null.as_fd()) {
+                tracing::warn!(%error, "let go of standard output");
+            }
+        }
+        Err(error) => tracing::warn!(%error, "open /dev/null"),
+    }
+}
+
+/// Puts the log of former daemons aside when it has grown. Standard error is open on it in
+/// append mode if the command line started us, so it is copied and cut, not renamed.
+fn cap_log(path: &Path) {
+    let Ok(meta) = std::fs::symlink_metadata(path) else {
+        return;
+    };
+    if !meta.is_file() || meta.len() <= MAX_LOG {
+        return;
+    }
+    let mut old = path.as_os_str().to_owned();
+    old.push(".1");
+    let cut = std::fs::copy(path, &old).and_then(|_| {
+        std::fs::OpenOptions::new()
+            .write(true)
+            .custom_flags(i32::try_from(OFlags::NOFOLLOW.bits()).unwrap_or_default())
+            .open(path)?
+            .set_len(0)
+    });
+    if let Err(error) = cut {
+        // The subscriber is not there yet.
+        let _written = writeln!(std::io::stderr(), "bangerd: cut the log: {error}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn large_log_is_put_aside_in_place() {
+        let temp = tempfile::tempdir().unwrap();
+        let path = temp.path().join("bangerd.log");
+        std::fs::write(&path, vec![b'x'; 5 << 20]).unwrap();
+        cap_log(&path);
+        assert_eq!(std::fs::metadata(&path).unwrap().len(), 0);
+        let old = temp.path().join("bangerd.log.1");
+        assert_eq!(std::fs::metadata(old).unwrap().len(), 5 << 20);
+    }
+
+    #[tokio::test]
+    async fn bind_replaces_a_stale_socket_and_refuses_long_paths() {
+        let temp = tempfile::tempdir().unwrap();
+        let socket = temp.path().join("s.sock");
+        drop(std::os::unix::net::UnixListener::bind(&socket).unwrap());
+        let _listener = bind(&socket).unwrap();
+        assert!(std::os::unix::net::UnixStream::connect(&socket).is_ok());
+        let mode = std::fs::metadata(&socket).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        let long = temp.path().join("x".repeat(120));
+        assert!(matches!(bind(&long), Err(StartError::LongPath(_))));
+    }
+}

@@ -1,0 +1,316 @@
+//! The one task that changes a VM. It takes commands, does one thing at a time, and says
+//! through a watch what is true.
+//!
+//! The state machine stands in [`super`]; each state that takes time has its own function,
+//! which returns the next [`Phase`]: `idle` and `running` here, booting in [`super::boot`],
+//! stopping in [`super::stop`].
+
+use super::ending::{self, Asked};
+use super::handle::{Command, Snapshot, VmHandle, Waiter};
+use super::place::VmPlace;
+use super::record::VmRecord;
+use crate::activity::ActivityGuard;
+use crate::daemon::Daemon;
+use crate::problem::Refusal;
+use banger_api::{ProblemCode, VmState};
+use banger_engine::{Machine, VmmExit};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{mpsc, watch};
+
+/// How long a VMM may take to be gone after KILL.
+const KILL_LIMIT: Duration = Duration::from_secs(10);
+
+/// What the driver does next.
+#[derive(Debug)]
+pub(super) enum Phase {
+    /// No VMM: wait for commands.
+    Idle,
+    /// Boot for these waiters.
+    Boot(Vec<Waiter>),
+    /// Wait for the agent of a VMM that was adopted while it booted.
+    Await,
+    /// The agent answers: wait for commands and for the end.
+    Running,
+    /// Power off for these waiters.
+    Stop(Duration, Vec<Waiter>),
+    /// Remove for this waiter. The VMM is gone.
+    Remove(Option<Waiter>),
+    /// The driver ends.
+    Done,
+}
+
+/// A VM's driver.
+#[derive(Debug)]
+pub(crate) struct Driver {
+    pub(super) daemon: Arc<Daemon>,
+    pub(super) record: VmRecord,
+    pub(super) place: VmPlace,
+    pub(super) machine: Option<Arc<dyn Machine>>,
+    pub(super) commands: mpsc::UnboundedReceiver<Command>,
+    truth: watch::Sender<Snapshot>,
+    busy: Option<ActivityGuard>,
+}
+
+impl Driver {
+    /// Starts the driver of a VM whose row exists; `machine` is its VMM if it was adopted.
+    pub(crate) fn spawn(
+        daemon: &Arc<Daemon>,
+        record: VmRecord,
+        machine: Option<Arc<dyn Machine>>,
+    ) -> VmHandle {
+        let (sender, commands) = mpsc::unbounded_channel();
+        let (truth, watch) = watch::channel(Snapshot {
+            record: Arc::new(record.clone()),
+            machine: machine.clone(),
+            is_removed: false,
+        });
+        let handle = VmHandle {
+            id: record.id.clone(),
+            name: record.plan.name.clone(),
+            commands: sender,
+            truth: watch,
+        };
+        let phase = match (&machine, record.state) {
+            (None, _) => Phase::Idle,
+            (Some(_), VmState::Starting) => Phase::Await,
+            (Some(_), _) => Phase::Running,
+        };
+        let driver = Self {
+            place: VmPlace::of(daemon.dirs(), &record.id),
+            daemon: Arc::clone(daemon),
+            busy: machine.is_some().then(|| daemon.activity().begin()),
+            record,
+            machine,
+            commands,
+            truth,
+        };
+        daemon.tasks().spawn(driver.run(phase));
+        handle
+    }
+
+    async fn run(mut self, mut phase: Phase) {
+        loop {
+            phase = match phase {
+                Phase::Idle => self.idle().await,
+                Phase::Boot(waiters) => self.boot(waiters).await,
+                Phase::Await => self.await_adopted().await,
+                Phase::Running => self.running().await,
+                Phase::Stop(limit, waiters) => self.stop(limit, waiters).await,
+                Phase::Remove(waiter) => self.remove(waiter).await,
+                Phase::Done => return,
+            };
+        }
+    }
+
+    async fn idle(&mut self) -> Phase {
+        self.busy = None;
+        while let Some(command) = self.commands.recv().await {
+            match command {
+                Command::Start(waiter) => return Phase::Boot(vec![waiter]),
+                Command::Stop { waiter, .. } | Command::Kill(waiter) => answer(waiter, Ok(())),
+                Command::Remove { waiter, .. } => return Phase::Remove(waiter),
+                Command::Detach(waiter) => {
+                    answer(waiter, Ok(()));
+                    return Phase::Done;
+                }
+            }
+        }
+        Phase::Done
+    }
+
+    async fn running(&mut self) -> Phase {
+        let Some(machine) = self.machine.clone() else {
+            return Phase::Idle;
+        };
+        loop {
+            let command = tokio::select! {
+                exit = machine.wait() => return self.ended(Asked::Nothing, &exit).await,
+                command = self.commands.recv() => command,
+            };
+            match command {
+                Some(Command::Start(waiter)) => answer(waiter, Ok(())),
+                Some(Command::Stop { limit, waiter }) => return Phase::Stop(limit, vec![waiter]),
+                Some(Command::Kill(waiter)) => return self.kill_for(vec![waiter]).await,
+                Some(Command::Remove {
+                    force: false,
+                    waiter,
+                }) => {
+                    answer_some(waiter, Err(self.runs("remove")));
+                }
+                Some(Command::Remove {
+                    force: true,
+                    waiter,
+                }) => {
+                    return self.kill_and_remove(waiter).await;
+                }
+                Some(Command::Detach(waiter)) => return self.detach(waiter),
+                None => return Phase::Done,
+            }
+        }
+    }
+
+    /// Kills the VMM; the waiters hear how that went.
+    pub(super) async fn kill_for(&mut self, waiters: Vec<Waiter>) -> Phase {
+        let killed = self.kill_machine(Asked::Kill).await;
+        for waiter in waiters {
+            answer(waiter, killed.clone());
+        }
+        self.after_kill(&killed)
+    }
+
+    /// Kills the VMM, then removes the VM.
+    pub(super) async fn kill_and_remove(&mut self, waiter: Option<Waiter>) -> Phase {
+        match self.kill_machine(Asked::Kill).await {
+            Ok(()) => Phase::Remove(waiter),
+            Err(refusal) => {
+                tracing::error!(vm = %self.record.id, %refusal, "remove");
+                answer_some(waiter, Err(refusal));
+                Phase::Running
+            }
+        }
+    }
+
+    pub(super) fn after_kill(&self, killed: &Result<(), Refusal>) -> Phase {
+        match killed {
+            Ok(()) => Phase::Idle,
+            // It is still there: go on watching it.
+            Err(_) => Phase::Running,
+        }
+    }
+
+    /// Lets go of the VMM: it runs on and is adopted by the next daemon.
+    pub(super) fn detach(&mut self, waiter: Waiter) -> Phase {
+        self.machine = None;
+        answer(waiter, Ok(()));
+        Phase::Done
+    }
+
+    /// Kills the VMM and records the end.
+    pub(super) async fn kill_machine(&mut self, asked: Asked) -> Result<(), Refusal> {
+        if let Some(exit) = self.kill_vmm().await? {
+            self.ended(asked, &exit).await;
+        }
+        Ok(())
+    }
+
+    /// Kills the VMM, if there is one, and says how it ended; records nothing.
+    pub(super) async fn kill_vmm(&self) -> Result<Option<VmmExit>, Refusal> {
+        let Some(machine) = &self.machine else {
+            return Ok(None);
+        };
+        match tokio::time::timeout(KILL_LIMIT, machine.kill()).await {
+            Ok(Ok(())) => Ok(Some(machine.wait().await)),
+            Ok(Err(error)) => Err(error.into()),
+            Err(_) => Err(Refusal::new(
+                ProblemCode::TimedOut,
+                format!(
+                    "kill VM {:?}: its VMM does not end",
+                    self.record.plan.name.as_str()
+                ),
+            )),
+        }
+    }
+
+    /// Records that the VMM has ended and clears what belonged to this life.
+    pub(super) async fn ended(&mut self, asked: Asked, exit: &VmmExit) -> Phase {
+        let ending = ending::judge(asked, exit);
+        tracing::info!(vm = %self.record.id, reason = ending.reason, "ended");
+        self.record.end(ending.state, ending.reason, ending.detail);
+        self.settle().await;
+        Phase::Idle
+    }
+
+    /// Clears what belonged to a life that is over, and stores and publishes the record.
+    pub(super) async fn settle(&mut self) {
+        self.machine = None;
+        let place = self.place.clone();
+        let cleared = tokio::task::spawn_blocking(move || place.remove_run()).await;
+        if let Ok(Err(error)) = cleared {
+            tracing::warn!(vm = %self.record.id, %error, "remove the run directory");
+        }
+        // The end is true whether or not it can be stored; the next daemon sees it too.
+        if let Err(error) = self.store_if_kept().await {
+            tracing::error!(vm = %self.record.id, %error, "store the end");
+        }
+        self.publish();
+    }
+
+    async fn remove(&mut self, waiter: Option<Waiter>) -> Phase {
+        let before = self.record.state;
+        self.record.state = VmState::Removing;
+        self.publish();
+        if let Err(error) = self.store_if_kept().await {
+            // The removal itself is what counts; a row that stays is found by the next daemon.
+            tracing::warn!(vm = %self.record.id, %error, "store the removal");
+        }
+        match self.daemon.erase(&self.record.id).await {
+            Ok(()) => {
+                self.truth.send_modify(|now| now.is_removed = true);
+                answer_some(waiter, Ok(()));
+                tracing::info!(vm = %self.record.id, "removed");
+                Phase::Done
+            }
+            Err(refusal) => {
+                tracing::error!(vm = %self.record.id, %refusal, causes = ?refusal.0.causes, "remove");
+                self.record.state = before;
+                self.publish();
+                answer_some(waiter, Err(refusal));
+                Phase::Idle
+            }
+        }
+    }
+
+    /// Stores the record.
+    pub(super) async fn store(&self) -> Result<(), Refusal> {
+        Ok(self.daemon.database().update(&self.record).await?)
+    }
+
+    /// Stores the record of a VM that is meant to last. The next daemon removes one that is
+    /// not, whatever its row says, so its row need not be true in all.
+    pub(super) async fn store_if_kept(&self) -> Result<(), Refusal> {
+        if self.record.plan.ephemeral {
+            return Ok(());
+        }
+        self.store().await
+    }
+
+    /// Says what is true.
+    pub(super) fn publish(&mut self) {
+        if self.machine.is_some() && self.busy.is_none() {
+            self.busy = Some(self.daemon.activity().begin());
+        }
+        self.truth.send_replace(Snapshot {
+            record: Arc::new(self.record.clone()),
+            machine: self.machine.clone(),
+            is_removed: false,
+        });
+    }
+
+    /// Keeps the daemon alive until the VM is idle.
+    pub(super) fn stay(&mut self) {
+        if self.busy.is_none() {
+            self.busy = Some(self.daemon.activity().begin());
+        }
+    }
+
+    /// Refuses what needs a VM that does not run.
+    pub(super) fn runs(&self, verb: &str) -> Refusal {
+        let name = self.record.plan.name.as_str();
+        let state = self.record.state.as_str();
+        Refusal::conflict(format!("{verb} VM {name:?}: it is {state}"))
+            .hint(format!("banger vm stop {name}, or use --force"))
+    }
+}
+
+/// Tells a waiter. One that is gone has no use for it.
+pub(super) fn answer(waiter: Waiter, outcome: Result<(), Refusal>) {
+    let _unheard = waiter.send(outcome);
+}
+
+/// Tells a waiter, if there is one.
+pub(super) fn answer_some(waiter: Option<Waiter>, outcome: Result<(), Refusal>) {
+    if let Some(waiter) = waiter {
+        answer(waiter, outcome);
+    }
+}

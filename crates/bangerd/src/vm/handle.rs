@@ -1,0 +1,146 @@
+//! How everybody but its driver sees a VM: commands in, truth out.
+
+use super::record::VmRecord;
+use crate::problem::Refusal;
+use banger_api::{ProblemCode, VmState};
+use banger_engine::Machine;
+use banger_names::{VmId, VmName};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{mpsc, oneshot, watch};
+
+/// Who waits for a command's outcome.
+pub(crate) type Waiter = oneshot::Sender<Result<(), Refusal>>;
+
+/// What can be asked of a driver.
+#[derive(Debug)]
+pub(crate) enum Command {
+    /// Boot it. When every waiter is gone before it runs, the boot is undone.
+    Start(Waiter),
+    /// Power it off, by force when the time is over.
+    Stop {
+        /// How long the guest may take.
+        limit: Duration,
+        /// Who waits.
+        waiter: Waiter,
+    },
+    /// End it at once.
+    Kill(Waiter),
+    /// Remove it.
+    Remove {
+        /// Whether one that runs is killed first.
+        force: bool,
+        /// Who waits; a dropped lease does not.
+        waiter: Option<Waiter>,
+    },
+    /// Let go of it without touching it: the daemon ends.
+    Detach(Waiter),
+}
+
+/// What is true of a VM.
+#[derive(Debug, Clone)]
+pub(crate) struct Snapshot {
+    /// Its record.
+    pub(crate) record: Arc<VmRecord>,
+    /// Its machine, while one runs.
+    pub(crate) machine: Option<Arc<dyn Machine>>,
+    /// Whether it is gone for good.
+    pub(crate) is_removed: bool,
+}
+
+/// A VM, as seen from outside its driver.
+#[derive(Debug, Clone)]
+pub(crate) struct VmHandle {
+    pub(crate) id: VmId,
+    pub(crate) name: VmName,
+    pub(crate) commands: mpsc::UnboundedSender<Command>,
+    pub(crate) truth: watch::Receiver<Snapshot>,
+}
+
+impl VmHandle {
+    /// What is true now.
+    pub(crate) fn now(&self) -> Snapshot {
+        self.truth.borrow().clone()
+    }
+
+    /// Where it is in its life.
+    pub(crate) fn state(&self) -> VmState {
+        self.truth.borrow().record.state
+    }
+
+    /// Boots it; done at once if it runs. Dropping the future undoes the boot unless
+    /// somebody else waits for it too.
+    pub(crate) async fn start(&self) -> Result<(), Refusal> {
+        self.ask(Command::Start).await
+    }
+
+    /// Powers it off; done at once if it does not run. Goes on if the future is dropped.
+    pub(crate) async fn stop(&self, limit: Duration) -> Result<(), Refusal> {
+        self.ask(|waiter| Command::Stop { limit, waiter }).await
+    }
+
+    /// Ends it; done at once if it does not run.
+    pub(crate) async fn kill(&self) -> Result<(), Refusal> {
+        self.ask(Command::Kill).await
+    }
+
+    /// Removes it. One that is removed already is done.
+    pub(crate) async fn remove(&self, force: bool) -> Result<(), Refusal> {
+        self.ask(|waiter| Command::Remove {
+            force,
+            waiter: Some(waiter),
+        })
+        .await
+        .or_else(|refusal| {
+            if self.truth.borrow().is_removed {
+                Ok(())
+            } else {
+                Err(refusal)
+            }
+        })
+    }
+
+    /// Lets go of it.
+    pub(crate) async fn detach(&self) -> Result<(), Refusal> {
+        self.ask(Command::Detach).await
+    }
+
+    /// Its machine, if its agent answers.
+    pub(crate) fn running(&self) -> Result<Arc<dyn Machine>, Refusal> {
+        let now = self.truth.borrow();
+        match (&now.machine, now.record.state) {
+            (Some(machine), VmState::Running) => Ok(Arc::clone(machine)),
+            (_, state) => Err(Refusal::conflict(format!(
+                "use VM {:?}: it is {}",
+                self.name.as_str(),
+                state.as_str()
+            ))
+            .hint(format!("banger vm start {}", self.name))),
+        }
+    }
+
+    /// Why it is no longer there for somebody who used it.
+    pub(crate) fn gone(&self) -> Refusal {
+        let now = self.truth.borrow();
+        let why = match &now.record.exit {
+            Some(exit) => format!("{}: {}", exit.reason, exit.detail),
+            None => now.record.state.as_str().to_owned(),
+        };
+        Refusal::new(
+            ProblemCode::VmGone,
+            format!("VM {:?} ended ({why})", self.name.as_str()),
+        )
+        .hint(format!("banger vm logs {}", self.name))
+    }
+
+    async fn ask(&self, command: impl FnOnce(Waiter) -> Command) -> Result<(), Refusal> {
+        let (waiter, answer) = oneshot::channel();
+        let sent = self.commands.send(command(waiter));
+        if sent.is_err() {
+            return Err(Refusal::no_vm(self.name.as_str()));
+        }
+        answer
+            .await
+            .unwrap_or_else(|_| Err(Refusal::no_vm(self.name.as_str())))
+    }
+}

@@ -1,0 +1,197 @@
+//! From a stored VM to a started VMM: files first, then the engine.
+
+use super::create::fill_random;
+use super::place::VmPlace;
+use super::plan::VmPlan;
+use super::record::{VmRecord, now_unix_ms};
+use crate::daemon::Daemon;
+use crate::problem::Refusal;
+use banger_api::{InitMode, NetworkMode, ProblemCode};
+use banger_engine::{Cache, Drive, Engine, Machine, MachineSpec};
+use banger_guest::boot::{BootConfig, Init, Root};
+use banger_images::{Kernel, Store};
+use std::fmt::Write;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// The kernel modules that a root of base and overlay needs, whatever the engine.
+const ROOT_MODULES: [&str; 2] = ["ext4", "overlay"];
+
+/// Random bytes that a guest gets at boot.
+const SEED_BYTES: usize = 64;
+
+/// Prepares the VM's files and starts its VMM. Not to be dropped half-way: the driver waits
+/// for it, whatever it is asked meanwhile. A failed start leaves no VMM.
+pub(super) async fn launch(
+    daemon: &Daemon,
+    record: &mut VmRecord,
+    place: &VmPlace,
+) -> Result<Arc<dyn Machine>, Refusal> {
+    let engine = daemon.engine().await?;
+    let config = daemon.config().await?;
+    let work = Preparation {
+        images: daemon.images().clone(),
+        agent: daemon.agent()?,
+        modules: [engine.guest_modules(), &ROOT_MODULES].concat(),
+        boot: boot_config(engine.as_ref(), &record.plan)?,
+        plan: record.plan.clone(),
+        place: place.clone(),
+        has_disk: record.has_disk,
+    };
+    let prepared = tokio::task::spawn_blocking(move || work.run()).await;
+    let prepared =
+        prepared.unwrap_or_else(|error| Err(Refusal::internal("prepare a boot", &error)))?;
+    record.has_disk = true;
+    record.engine = Some(engine.describe());
+    let spec = machine_spec(&record.plan, prepared)?;
+    let machine = engine
+        .start(&spec, &place.for_engine(config.daemon.log_cap))
+        .await?;
+    Ok(Arc::from(machine))
+}
+
+/// What a boot needs of the disk.
+struct Preparation {
+    images: Store,
+    agent: PathBuf,
+    modules: Vec<&'static str>,
+    boot: BootConfig,
+    plan: VmPlan,
+    place: VmPlace,
+    has_disk: bool,
+}
+
+/// The files of a boot.
+struct Prepared {
+    kernel: PathBuf,
+    initrd: PathBuf,
+    base: PathBuf,
+    disk: PathBuf,
+}
+
+impl Preparation {
+    fn run(self) -> Result<Prepared, Refusal> {
+        let kernel = self.kernel()?;
+        let image = self.images.image(self.plan.image_digest.as_str())?;
+        let shared = self.images.initramfs(&self.agent, &kernel, &self.modules)?;
+        self.place
+            .make_run()
+            .map_err(|error| Refusal::io("make the VM's run directory", &error))?;
+        let boot = serde_json::to_vec(&self.boot)
+            .map_err(|error| Refusal::internal("write the boot configuration", &error))?;
+        let initrd = self.place.initrd();
+        remove_old(&initrd)?;
+        banger_images::boot_initramfs(&shared, &boot, &initrd)?;
+        let disk = self.place.disk();
+        self.disk(&disk)?;
+        Ok(Prepared {
+            kernel: kernel.vmlinux(),
+            initrd,
+            base: image.path(),
+            disk,
+        })
+    }
+
+    /// The kernel that the VM was made with; by content, since names may be given anew.
+    fn kernel(&self) -> Result<Kernel, Refusal> {
+        let wanted = &self.plan.kernel_digest;
+        let kernels = self.images.kernels()?;
+        kernels
+            .into_iter()
+            .find(|kernel| kernel.digest == *wanted)
+            .ok_or_else(|| {
+                Refusal::new(
+                    ProblemCode::NotFound,
+                    format!("find kernel {}: it was removed", self.plan.kernel),
+                )
+                .hint("banger kernel pull")
+            })
+    }
+
+    /// Makes the writable disk at the first start; a later start must find it.
+    fn disk(&self, disk: &Path) -> Result<(), Refusal> {
+        if self.has_disk {
+            return match std::fs::symlink_metadata(disk) {
+                Ok(meta) if meta.is_file() => Ok(()),
+                Ok(_) => Err(Refusal::new(
+                    ProblemCode::Internal,
+                    format!("use the disk {disk:?}: it is not a regular file"),
+                )),
+                Err(error) => Err(Refusal::io(format!("find the disk {disk:?}"), &error)),
+            };
+        }
+        remove_old(disk)?;
+        self.images.overlay_disk(disk, self.plan.disk)?;
+        Ok(())
+    }
+}
+
+/// Removes what a start that failed has left.
+fn remove_old(path: &Path) -> Result<(), Refusal> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(Refusal::io(format!("replace {path:?}"), &error))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn boot_config(engine: &dyn Engine, plan: &VmPlan) -> Result<BootConfig, Refusal> {
+    let mut seed = [0; SEED_BYTES];
+    fill_random(&mut seed)?;
+    let mut hex = String::with_capacity(SEED_BYTES * 2);
+    for byte in seed {
+        write!(hex, "{byte:02x}").expect("writing to a String cannot fail");
+    }
+    Ok(BootConfig {
+        channel: engine.channel(),
+        root: Root::Overlay {
+            base: engine.drive_device(0),
+            upper: engine.drive_device(1),
+        },
+        init: match plan.init {
+            InitMode::Agent => Init::Agent,
+            InitMode::Systemd => Init::Image,
+        },
+        hostname: plan.name.as_str().to_owned(),
+        network: engine.guest_network(engine_network(plan.network)),
+        seed: hex,
+        clock_unix_ms: now_unix_ms(),
+    })
+}
+
+fn machine_spec(plan: &VmPlan, files: Prepared) -> Result<MachineSpec, Refusal> {
+    let mem_mib = u32::try_from(plan.memory.as_mib())
+        .map_err(|_| Refusal::invalid("start a VM: its memory is out of range"))?;
+    Ok(MachineSpec {
+        cpus: plan.cpus,
+        mem_mib,
+        kernel: files.kernel,
+        initrd: files.initrd,
+        cmdline_extra: String::new(),
+        drives: vec![
+            Drive {
+                path: files.base,
+                read_only: true,
+                cache: Cache::Unsafe,
+            },
+            Drive {
+                path: files.disk,
+                read_only: false,
+                cache: if plan.ephemeral {
+                    Cache::Unsafe
+                } else {
+                    Cache::Writeback
+                },
+            },
+        ],
+        network: engine_network(plan.network),
+    })
+}
+
+fn engine_network(mode: NetworkMode) -> banger_engine::NetworkMode {
+    match mode {
+        NetworkMode::User => banger_engine::NetworkMode::User,
+        NetworkMode::None => banger_engine::NetworkMode::None,
+    }
+}

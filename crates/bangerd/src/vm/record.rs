@@ -1,0 +1,83 @@
+//! What is stored about a VM.
+
+use super::plan::VmPlan;
+use banger_api::{VmExitView, VmState};
+use banger_engine::ProcessId;
+use banger_names::VmId;
+use serde::{Deserialize, Serialize};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// A VM as stored.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct VmRecord {
+    /// Its id.
+    pub(crate) id: VmId,
+    /// What was decided when it was made.
+    pub(crate) plan: VmPlan,
+    /// When it was made, in milliseconds since 1970.
+    pub(crate) created_unix_ms: u64,
+    /// How often it was started.
+    pub(crate) generation: u64,
+    /// Where it was in its life when this was written.
+    pub(crate) state: VmState,
+    /// Whether its disk was made; from then on a missing disk is an error, not a new disk.
+    pub(crate) has_disk: bool,
+    /// What runs it, in one line for people.
+    pub(crate) engine: Option<String>,
+    /// Its VMM, while it runs.
+    pub(crate) process: Option<ProcessId>,
+    /// When it was last started.
+    pub(crate) started_unix_ms: Option<u64>,
+    /// From the last start to the agent's answer, in milliseconds.
+    pub(crate) boot_ms: Option<u64>,
+    /// How its last life ended.
+    pub(crate) exit: Option<VmExitView>,
+}
+
+impl VmRecord {
+    /// A VM that was never started.
+    pub(crate) fn new(id: VmId, plan: VmPlan) -> Self {
+        Self {
+            id,
+            plan,
+            created_unix_ms: now_unix_ms(),
+            generation: 0,
+            state: VmState::Created,
+            has_disk: false,
+            engine: None,
+            process: None,
+            started_unix_ms: None,
+            boot_ms: None,
+            exit: None,
+        }
+    }
+
+    /// Begins another life.
+    pub(crate) fn begin(&mut self) {
+        self.generation += 1;
+        self.state = VmState::Starting;
+        self.started_unix_ms = Some(now_unix_ms());
+        self.boot_ms = None;
+        self.exit = None;
+    }
+
+    /// Ends this life.
+    pub(crate) fn end(&mut self, state: VmState, reason: &str, detail: impl Into<String>) {
+        self.state = state;
+        self.engine = None;
+        self.process = None;
+        self.exit = Some(VmExitView {
+            reason: reason.to_owned(),
+            detail: detail.into(),
+            at_unix_ms: now_unix_ms(),
+        });
+    }
+}
+
+/// The time, in milliseconds since 1970.
+pub(crate) fn now_unix_ms() -> u64 {
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,46 @@
+//! A VM as shown to a client.
+
+use super::handle::VmHandle;
+use super::place::VmPlace;
+use crate::daemon::Daemon;
+use banger_api::VmView;
+use banger_names::ByteSize;
+
+/// The VM as it is now.
+pub(crate) async fn view(daemon: &Daemon, vm: &VmHandle) -> VmView {
+    let place = VmPlace::of(daemon.dirs(), &vm.id);
+    let disk_used = tokio::task::spawn_blocking(move || place.disk_used()).await;
+    view_with(vm, disk_used.unwrap_or(ByteSize(0)))
+}
+
+/// The VM as it is now, with what its disk takes.
+pub(crate) fn view_with(vm: &VmHandle, disk_used: ByteSize) -> VmView {
+    let now = vm.now();
+    let record = &now.record;
+    let plan = &record.plan;
+    VmView {
+        id: record.id.clone(),
+        name: plan.name.clone(),
+        state: record.state,
+        image: plan.image.clone(),
+        image_digest: plan.image_digest.clone(),
+        kernel: plan.kernel.as_str().to_owned(),
+        cpus: plan.cpus,
+        memory: plan.memory,
+        disk: plan.disk,
+        disk_used,
+        network: plan.network,
+        init: plan.init,
+        ephemeral: plan.ephemeral,
+        labels: plan.labels.clone(),
+        engine: record.engine.clone(),
+        pid: record
+            .process
+            .as_ref()
+            .and_then(|process| u32::try_from(process.pid).ok()),
+        created_unix_ms: record.created_unix_ms,
+        started_unix_ms: record.started_unix_ms,
+        boot_ms: record.boot_ms,
+        exit: record.exit.clone(),
+    }
+}

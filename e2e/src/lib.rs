@@ -1,0 +1,324 @@
+//! What the end-to-end tests stand on: a user's surroundings of its own for each test, the
+//! real programs in it, and a look at what they left behind.
+//!
+//! Two variables come from `cargo xtask test`: `BANGER_E2E_DIST`, the directory with the
+//! programs, and `BANGER_E2E_STORE`, where the kernel and the image that all tests share are
+//! kept between runs. They are provisioned through the command line, once.
+#![forbid(unsafe_code)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test that cannot be set up fails there"
+)]
+
+mod leftovers;
+pub mod terminal;
+
+use rustix::fs::FlockOperation;
+use serde_json::Value;
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader};
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+
+/// How long anything may take that should be over soon. Machines that run tests are busy.
+pub const SOON: Duration = Duration::from_secs(60);
+
+/// A user's surroundings: home, runtime directory, state. Ends its daemon when dropped.
+#[derive(Debug)]
+pub struct TestEnv {
+    root: tempfile::TempDir,
+    dist: PathBuf,
+}
+
+/// How a command ended.
+#[derive(Debug)]
+pub struct Outcome {
+    /// Its exit code; -1 if a signal ended it.
+    pub code: i32,
+    /// Its standard output.
+    pub stdout: String,
+    /// Its standard error.
+    pub stderr: String,
+}
+
+impl TestEnv {
+    /// Surroundings with the shared kernel and image, and no daemon yet.
+    pub fn new() -> Self {
+        let env = Self::bare();
+        let store = store();
+        for name in ["data", "cache"] {
+            symlink(store.join(name), env.root.path().join(name)).unwrap();
+        }
+        provision(&env);
+        env
+    }
+
+    /// Surroundings with nothing in them.
+    pub fn bare() -> Self {
+        let dist = from_xtask("BANGER_E2E_DIST");
+        // Socket paths are short: not below the repository.
+        let root = tempfile::Builder::new()
+            .prefix("banger-e2e-")
+            .permissions(fs::Permissions::from_mode(0o700))
+            .tempdir_in("/tmp")
+            .unwrap();
+        Self { root, dist }
+    }
+
+    /// The directory that holds everything.
+    pub fn path(&self) -> &Path {
+        self.root.path()
+    }
+
+    /// A path below it.
+    pub fn join(&self, name: &str) -> PathBuf {
+        self.root.path().join(name)
+    }
+
+    /// A program of the distribution, in these surroundings.
+    pub fn program(&self, name: &str) -> Command {
+        let mut command = Command::new(self.dist.join(name));
+        command
+            .env_clear()
+            .env(
+                "PATH",
+                format!(
+                    "{}:/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin",
+                    self.dist.display()
+                ),
+            )
+            .env("HOME", self.path())
+            .env("BANGER_HOME", self.path())
+            .env("LANG", "C.UTF-8")
+            .current_dir(self.path())
+            .stdin(Stdio::null());
+        command
+    }
+
+    /// `banger ARGS`, not started yet.
+    pub fn banger(&self, args: &[&str]) -> Command {
+        let mut command = self.program("banger");
+        command.args(args);
+        command
+    }
+
+    /// Runs `banger ARGS` to its end.
+    pub fn run(&self, args: &[&str]) -> Outcome {
+        finish(&mut self.banger(args))
+    }
+
+    /// Runs `banger ARGS`, which must succeed, and returns its standard output.
+    #[track_caller]
+    pub fn ok(&self, args: &[&str]) -> String {
+        let outcome = self.run(args);
+        assert_eq!(outcome.code, 0, "banger {args:?}: {outcome:#?}");
+        outcome.stdout
+    }
+
+    /// Runs `banger --json ARGS`, which must succeed, and returns what it shows.
+    #[track_caller]
+    pub fn json(&self, args: &[&str]) -> Value {
+        let args: Vec<&str> = ["--json"].iter().chain(args).copied().collect();
+        let text = self.ok(&args);
+        serde_json::from_str(&text).unwrap_or_else(|e| panic!("banger {args:?}: {e}: {text:?}"))
+    }
+
+    /// Runs `banger ARGS`, which must end with `code`, and returns its standard error.
+    #[track_caller]
+    pub fn fails(&self, code: i32, args: &[&str]) -> String {
+        let outcome = self.run(args);
+        assert_eq!(outcome.code, code, "banger {args:?}: {outcome:#?}");
+        outcome.stderr
+    }
+
+    /// Starts `banger ARGS` with its standard output in a pipe.
+    pub fn start(&self, args: &[&str]) -> Running {
+        let mut child = self
+            .banger(args)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let lines = BufReader::new(child.stdout.take().unwrap());
+        Running { child, lines }
+    }
+
+    /// A created and started VM of this name.
+    pub fn vm(&self, name: &str) {
+        self.ok(&["vm", "create", "--name", name, "--start"]);
+    }
+
+    /// Runs a shell script in the VM, which must succeed, and returns its output, trimmed.
+    #[track_caller]
+    pub fn sh(&self, vm: &str, script: &str) -> String {
+        self.ok(&["exec", vm, "--", "sh", "-c", script])
+            .trim_end()
+            .to_owned()
+    }
+
+    /// The process id of the VMM of a running VM.
+    pub fn vmm_pid(&self, vm: &str) -> u32 {
+        let view = self.json(&["vm", "inspect", vm]);
+        let pid = view["pid"].as_u64().unwrap_or_else(|| panic!("{view}"));
+        u32::try_from(pid).unwrap()
+    }
+
+    /// The daemon's process id, if one runs.
+    pub fn daemon_pid(&self) -> Option<u32> {
+        let text = fs::read_to_string(self.join("run/bangerd.lock")).ok()?;
+        let pid: u32 = text.trim().parse().ok()?;
+        let exe = fs::read_link(format!("/proc/{pid}/exe")).ok()?;
+        exe.starts_with(&self.dist).then_some(pid)
+    }
+
+    /// Asserts that no VM left anything: no process, file, socket or row. What is still going
+    /// away gets a little time; what stays fails the test.
+    #[track_caller]
+    pub fn assert_nothing_left(&self) {
+        let deadline = Instant::now() + SOON;
+        loop {
+            let left = leftovers::of(self);
+            if left.is_empty() {
+                break;
+            }
+            assert!(Instant::now() < deadline, "left behind: {left:#?}");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        assert_eq!(self.json(&["vm", "list"]), serde_json::json!([]));
+    }
+}
+
+impl Default for TestEnv {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Drop for TestEnv {
+    /// Kills the VMs and the daemon that these surroundings recorded, nothing else.
+    fn drop(&mut self) {
+        for pid in leftovers::vmms(self) {
+            send(pid, rustix::process::Signal::KILL);
+        }
+        if let Some(pid) = self.daemon_pid() {
+            send(pid, rustix::process::Signal::TERM);
+            wait_until_gone(pid);
+        }
+        for pid in leftovers::vmms(self) {
+            send(pid, rustix::process::Signal::KILL);
+        }
+    }
+}
+
+/// A `banger` that runs beside the test.
+#[derive(Debug)]
+pub struct Running {
+    child: Child,
+    lines: BufReader<std::process::ChildStdout>,
+}
+
+impl Running {
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// The next line of its standard output, without the line's end.
+    pub fn line(&mut self) -> String {
+        let mut line = String::new();
+        self.lines.read_line(&mut line).unwrap();
+        line.trim_end().to_owned()
+    }
+
+    /// Sends it a signal.
+    pub fn signal(&self, signal: rustix::process::Signal) {
+        send(self.pid(), signal);
+    }
+
+    /// Waits for its end; what it had still to say is in the outcome.
+    pub fn end(mut self) -> Outcome {
+        let mut rest = String::new();
+        std::io::Read::read_to_string(&mut self.lines, &mut rest).unwrap();
+        let output = self.child.wait_with_output().unwrap();
+        Outcome {
+            stdout: rest,
+            ..outcome(output)
+        }
+    }
+}
+
+/// Runs a command to its end.
+pub fn finish(command: &mut Command) -> Outcome {
+    outcome(
+        command
+            .output()
+            .unwrap_or_else(|e| panic!("start {command:?}: {e}")),
+    )
+}
+
+/// Sends a signal to a process that the test recorded.
+pub fn send(pid: u32, signal: rustix::process::Signal) {
+    let pid = rustix::process::Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
+    // A process that is gone already is what was wanted.
+    rustix::process::kill_process(pid, signal).ok();
+}
+
+/// Waits until `check` holds; fails after [`SOON`].
+#[track_caller]
+pub fn eventually(what: &str, mut check: impl FnMut() -> bool) {
+    let deadline = Instant::now() + SOON;
+    while !check() {
+        assert!(Instant::now() < deadline, "never came true: {what}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+fn wait_until_gone(pid: u32) {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while Path::new(&format!("/proc/{pid}/exe")).exists() && Instant::now() < deadline {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    send(pid, rustix::process::Signal::KILL);
+}
+
+fn outcome(output: Output) -> Outcome {
+    Outcome {
+        code: output.status.code().unwrap_or(-1),
+        stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+        stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+    }
+}
+
+fn from_xtask(name: &str) -> PathBuf {
+    std::env::var_os(name)
+        .map(PathBuf::from)
+        .unwrap_or_else(|| panic!("{name} is not set: run these tests by `make test`"))
+}
+
+fn store() -> PathBuf {
+    let store = from_xtask("BANGER_E2E_STORE");
+    for name in ["data", "cache"] {
+        fs::create_dir_all(store.join(name)).unwrap();
+        fs::set_permissions(store.join(name), fs::Permissions::from_mode(0o700)).unwrap();
+    }
+    store
+}
+
+/// Pulls the kernel and builds the image unless the store has them; one process at a time.
+fn provision(env: &TestEnv) {
+    static DONE: OnceLock<()> = OnceLock::new();
+    DONE.get_or_init(|| {
+        let lock = File::create(store().join("lock")).unwrap();
+        rustix::fs::flock(&lock, FlockOperation::LockExclusive).unwrap();
+        if env.run(&["kernel", "inspect", "default"]).code != 0 {
+            env.ok(&["kernel", "pull"]);
+        }
+        if env.run(&["image", "inspect", "debian"]).code != 0 {
+            env.ok(&["image", "build", "debian"]);
+        }
+    });
+}

@@ -1,0 +1,9 @@
+//! The promises of banger, each kept by real VMs. Read a test's name as the promise.
+#![forbid(unsafe_code)]
+
+mod daemon;
+mod guest;
+mod lifecycle;
+mod run;
+mod ssh;
+mod store;

@@ -1,0 +1,61 @@
+//! `cargo xtask try`: from a fresh checkout to a command inside a VM, each step timed.
+
+use crate::{build, must, provision};
+use anyhow::Result;
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+/// Builds, provisions, boots, and says what to type next.
+pub(crate) fn run() -> Result<()> {
+    let mut steps = Vec::new();
+    let mut timed = |name: &'static str, step: &mut dyn FnMut() -> Result<()>| -> Result<()> {
+        eprintln!("==> {name}");
+        let start = Instant::now();
+        step()?;
+        steps.push((name, start.elapsed()));
+        Ok(())
+    };
+
+    let mut dist = None;
+    timed("build the programs", &mut || {
+        dist = Some(build::dist()?);
+        Ok(())
+    })?;
+    let dist = dist.unwrap_or_default();
+    let banger = |args: &[&str]| {
+        let mut command = Command::new(dist.join("banger"));
+        command.args(args);
+        command
+    };
+    timed("get a kernel and build the debian image", &mut || {
+        provision(&banger)
+    })?;
+    timed("boot a VM and run a command in it", &mut || {
+        must(&mut banger(&[
+            "run",
+            "--",
+            "sh",
+            "-c",
+            "uname -a; cat /etc/os-release",
+        ]))
+    })?;
+
+    report(&steps, &dist);
+    Ok(())
+}
+
+fn report(steps: &[(&str, Duration)], dist: &Path) {
+    println!();
+    for (name, took) in steps {
+        println!("{:>8.1} s  {name}", took.as_secs_f64());
+    }
+    println!(
+        "\nThat command ran in a VM of its own, which is gone. Next:\n\n  \
+         export PATH={}:$PATH\n  \
+         banger run\n  \
+         banger run . -- make\n  \
+         banger vm create --name dev --start && banger ssh dev",
+        dist.display()
+    );
+}
