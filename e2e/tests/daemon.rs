@@ -16,7 +16,7 @@ fn the_daemon_starts_by_itself_again_after_a_kill_and_only_once() {
     let first = env.daemon_pid().unwrap();
     assert_eq!(mode(&env.join("run")), 0o700);
     assert_eq!(mode(&env.join("run/bangerd.sock")), 0o600);
-    assert_eq!(mode(&env.join("state/banger.db")), 0o600);
+    assert_eq!(mode(&env.join("state/bangerd.db")), 0o600);
 
     let second = finish(&mut env.program("bangerd"));
     assert_eq!(second.code, 4, "{second:#?}");
@@ -25,7 +25,10 @@ fn the_daemon_starts_by_itself_again_after_a_kill_and_only_once() {
 
     send(first, Signal::KILL);
     e2e::eventually("the daemon is gone", || env.daemon_pid().is_none());
-    assert!(env.join("run/bangerd.sock").exists(), "a stale socket is what this is about");
+    assert!(
+        env.join("run/bangerd.sock").exists(),
+        "a stale socket is what this is about"
+    );
     env.ok(&["vm", "list"]);
     assert_ne!(env.daemon_pid().unwrap(), first);
 }
@@ -36,7 +39,10 @@ fn an_unsafe_runtime_directory_is_refused() {
     fs::create_dir(env.join("run")).unwrap();
     fs::set_permissions(env.join("run"), fs::Permissions::from_mode(0o755)).unwrap();
     let stderr = env.fails(5, &["vm", "list"]);
-    assert!(stderr.contains("0755") && stderr.contains("0700"), "{stderr}");
+    assert!(
+        stderr.contains("0755") && stderr.contains("0700"),
+        "{stderr}"
+    );
     assert!(!env.join("run/bangerd.sock").exists());
 }
 
@@ -63,15 +69,27 @@ fn a_running_vm_is_private_to_its_owner() {
     env.vm("dev");
     let pid = env.vmm_pid("dev");
     let environment = fs::read(format!("/proc/{pid}/environ")).unwrap();
-    assert!(environment.is_empty(), "{}", String::from_utf8_lossy(&environment));
+    assert!(
+        environment.is_empty(),
+        "{}",
+        String::from_utf8_lossy(&environment)
+    );
     let mut stack = vec![env.join("run"), env.join("state")];
     let mut seen = 0;
     while let Some(path) = stack.pop() {
         let meta = fs::symlink_metadata(&path).unwrap();
-        assert_eq!(meta.permissions().mode() & 0o077, 0, "{path:?} is open to others");
+        assert_eq!(
+            meta.permissions().mode() & 0o077,
+            0,
+            "{path:?} is open to others"
+        );
         seen += 1;
         if meta.is_dir() {
-            stack.extend(fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()));
+            stack.extend(
+                fs::read_dir(&path)
+                    .unwrap()
+                    .map(|entry| entry.unwrap().path()),
+            );
         }
     }
     assert!(seen > 10, "only {seen} files looked at");
@@ -89,5 +107,8 @@ fn the_api_describes_itself() {
             .arg("http://banger/v1/openapi.json"),
     );
     let document: serde_json::Value = serde_json::from_str(&outcome.stdout).unwrap();
-    assert!(document["paths"]["/v1/vms/{vm}/exec"]["post"].is_object(), "{document}");
+    assert!(
+        document["paths"]["/v1/vms/{vm}/exec"]["post"].is_object(),
+        "{document}"
+    );
 }

@@ -12,11 +12,26 @@ fn commands_run_as_the_user_in_the_directory_with_the_environment_asked_for() {
     let env = TestEnv::new();
     env.vm("dev");
     let out = env.ok(&[
-        "exec", "-u", "nobody", "-w", "/tmp", "-e", "A=1 2", "dev", "--", "sh", "-c",
+        "exec",
+        "-u",
+        "nobody",
+        "-w",
+        "/tmp",
+        "-e",
+        "A=1 2",
+        "dev",
+        "--",
+        "sh",
+        "-c",
         "id -un; id -gn; pwd; echo \"$A\"; echo $HOME",
     ]);
     assert_eq!(out, "nobody\nnogroup\n/tmp\n1 2\n/nonexistent\n");
-    assert_eq!(env.ok(&["exec", "-u", "33:0", "dev", "--", "id", "-u", "-g"]).trim().len(), 0);
+    assert_eq!(
+        env.ok(&["exec", "-u", "33:0", "dev", "--", "id", "-u", "-g"])
+            .trim()
+            .len(),
+        0
+    );
 }
 
 #[test]
@@ -25,17 +40,26 @@ fn a_vm_has_its_own_identity_and_the_image_has_none() {
     for name in ["one", "two"] {
         env.vm(name);
         assert_eq!(env.sh(name, "hostname"), name);
-        assert_eq!(env.sh(name, "ls /etc/ssh/ssh_host_* 2>/dev/null | wc -l"), "0");
+        assert_eq!(
+            env.sh(name, "ls /etc/ssh/ssh_host_* 2>/dev/null | wc -l"),
+            "0"
+        );
     }
-    let ids: Vec<String> = ["one", "two"].map(|vm| env.sh(vm, "cat /etc/machine-id")).to_vec();
+    let ids: Vec<String> = ["one", "two"]
+        .map(|vm| env.sh(vm, "cat /etc/machine-id"))
+        .to_vec();
     assert!(ids.iter().all(|id| id.len() == 32), "{ids:?}");
     assert_ne!(ids[0], ids[1]);
-    let random: Vec<String> =
-        ["one", "two"].map(|vm| env.sh(vm, "od -An -N16 -tx1 /dev/urandom")).to_vec();
+    let random: Vec<String> = ["one", "two"]
+        .map(|vm| env.sh(vm, "od -An -N16 -tx1 /dev/urandom"))
+        .to_vec();
     assert_ne!(random[0], random[1]);
 
     let guest: u64 = env.sh("one", "date +%s").parse().unwrap();
-    let host = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
+    let host = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap()
+        .as_secs();
     assert!(guest.abs_diff(host) <= 5, "guest {guest}, host {host}");
 }
 
@@ -43,8 +67,17 @@ fn a_vm_has_its_own_identity_and_the_image_has_none() {
 fn orphans_are_reaped_and_processes_end_with_their_command() {
     let env = TestEnv::new();
     env.vm("dev");
-    env.sh("dev", "for i in $(seq 50); do (sleep 0.01 &); done; sleep 0.5");
-    assert_eq!(env.sh("dev", "grep -l '^State:.Z' /proc/[0-9]*/status 2>/dev/null | wc -l"), "0");
+    env.sh(
+        "dev",
+        "for i in $(seq 50); do (sleep 0.01 &); done; sleep 0.5",
+    );
+    assert_eq!(
+        env.sh(
+            "dev",
+            "grep -l '^State:.Z' /proc/[0-9]*/status 2>/dev/null | wc -l"
+        ),
+        "0"
+    );
 
     let mut running = env.start(&["exec", "dev", "--", "sh", "-c", "echo up; exec sleep 4321"]);
     assert_eq!(running.line(), "up");
@@ -64,20 +97,42 @@ fn files_are_copied_both_ways_with_modes_and_links() {
     fs::write(dir.join("sub/script"), "#!/bin/sh\necho hi\n").unwrap();
     fs::set_permissions(dir.join("sub/script"), fs::Permissions::from_mode(0o755)).unwrap();
     symlink("sub/script", dir.join("link")).unwrap();
-    let big: Vec<u8> = (0..3_000_000_u32).map(|i| u8::try_from(i % 253).unwrap()).collect();
+    let big: Vec<u8> = (0..3_000_000_u32)
+        .map(|i| u8::try_from(i % 253).unwrap())
+        .collect();
     fs::write(dir.join("big"), &big).unwrap();
 
     env.ok(&["cp", dir.to_str().unwrap(), "dev:/srv/"]);
-    assert_eq!(env.sh("dev", "/srv/tree/link; stat -c %a /srv/tree/sub/script"), "hi\n755");
+    assert_eq!(
+        env.sh("dev", "/srv/tree/link; stat -c %a /srv/tree/sub/script"),
+        "hi\n755"
+    );
     env.ok(&["cp", "dev:/srv/tree", env.join("back").to_str().unwrap()]);
     let back = env.join("back");
     assert_eq!(fs::read(back.join("big")).unwrap(), big);
-    assert_eq!(fs::read_link(back.join("link")).unwrap().to_str(), Some("sub/script"));
-    assert_eq!(fs::metadata(back.join("sub/script")).unwrap().permissions().mode() & 0o777, 0o755);
+    assert_eq!(
+        fs::read_link(back.join("link")).unwrap().to_str(),
+        Some("sub/script")
+    );
+    assert_eq!(
+        fs::metadata(back.join("sub/script"))
+            .unwrap()
+            .permissions()
+            .mode()
+            & 0o777,
+        0o755
+    );
 
-    env.ok(&["cp", "dev:/etc/hostname", env.join("name").to_str().unwrap()]);
+    env.ok(&[
+        "cp",
+        "dev:/etc/hostname",
+        env.join("name").to_str().unwrap(),
+    ]);
     assert_eq!(fs::read_to_string(env.join("name")).unwrap().trim(), "dev");
-    let stderr = env.fails(3, &["cp", "dev:/no/such/file", env.path().to_str().unwrap()]);
+    let stderr = env.fails(
+        3,
+        &["cp", "dev:/no/such/file", env.path().to_str().unwrap()],
+    );
     assert!(stderr.contains("/no/such/file"), "{stderr}");
 }
 
@@ -90,7 +145,9 @@ fn the_guest_reaches_what_the_host_reaches_unless_it_has_no_network() {
         let (mut stream, _) = listener.accept().unwrap();
         let mut request = [0; 64];
         let count = stream.read(&mut request).unwrap();
-        stream.write_all(b"HTTP/1.0 200 OK\r\n\r\nfrom the host").unwrap();
+        stream
+            .write_all(b"HTTP/1.0 200 OK\r\n\r\nfrom the host")
+            .unwrap();
         String::from_utf8_lossy(&request[..count]).into_owned()
     });
     let url = format!("http://10.0.2.2:{port}/hello");
@@ -105,7 +162,9 @@ fn the_guest_reaches_what_the_host_reaches_unless_it_has_no_network() {
 #[test]
 fn systemd_can_be_init_with_the_agent_beside_it() {
     let env = TestEnv::new();
-    env.ok(&["vm", "create", "--name", "full", "--init", "systemd", "--start"]);
+    env.ok(&[
+        "vm", "create", "--name", "full", "--init", "systemd", "--start",
+    ]);
     assert_eq!(env.sh("full", "cat /proc/1/comm"), "systemd");
     let state = env.sh("full", "systemctl is-system-running --wait || true");
     assert!(["running", "degraded"].contains(&state.as_str()), "{state}");

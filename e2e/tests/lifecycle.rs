@@ -15,11 +15,17 @@ fn a_vm_keeps_its_disk_over_stop_and_start_until_it_is_removed() {
     env.ok(&["vm", "start", "dev"]);
     env.ok(&["vm", "stop", "dev"]);
     let view = env.json(&["vm", "inspect", "dev"]);
-    assert_eq!((&view["state"], &view["exit"]["reason"]), (&"stopped".into(), &"stopped".into()));
+    assert_eq!(
+        (&view["state"], &view["exit"]["reason"]),
+        (&"stopped".into(), &"stopped".into())
+    );
     env.ok(&["vm", "stop", "dev"]);
     env.ok(&["vm", "start", "dev"]);
     assert_eq!(env.sh("dev", "cat /root/file"), "kept");
-    let id = env.json(&["vm", "inspect", "dev"])["id"].as_str().unwrap().to_owned();
+    let id = env.json(&["vm", "inspect", "dev"])["id"]
+        .as_str()
+        .unwrap()
+        .to_owned();
     // A unique prefix of the id names it as well.
     assert_eq!(env.sh(&id[..7], "hostname"), "dev");
 
@@ -34,13 +40,24 @@ fn names_are_unique_and_wrong_ones_are_refused() {
     let env = TestEnv::new();
     env.ok(&["vm", "create", "--name", "dev"]);
     env.fails(4, &["vm", "create", "--name", "dev"]);
-    for name in ["localhost", "-x", "$(id)", "a b", "vm-12345678", "UPPER", "a\u{1b}[31m"] {
+    for name in [
+        "localhost",
+        "-x",
+        "$(id)",
+        "a b",
+        "vm-12345678",
+        "UPPER",
+        "a\u{1b}[31m",
+    ] {
         let outcome = env.run(&["vm", "create", &format!("--name={name}")]);
         assert!([1, 2].contains(&outcome.code), "{name:?}: {outcome:#?}");
         assert!(!outcome.stderr.contains('\u{1b}'), "{outcome:#?}");
     }
     let stderr = env.fails(3, &["vm", "start", "nope"]);
-    assert!(stderr.contains("nope") && stderr.contains("hint:"), "{stderr}");
+    assert!(
+        stderr.contains("nope") && stderr.contains("hint:"),
+        "{stderr}"
+    );
     env.ok(&["vm", "rm", "dev"]);
 }
 
@@ -49,7 +66,9 @@ fn a_guest_that_powers_off_panics_or_hangs_is_told_apart() {
     let env = TestEnv::new();
     env.vm("dev");
     let ended = |reason: &str, state: &str| {
-        eventually(reason, || env.json(&["vm", "inspect", "dev"])["state"] == state);
+        eventually(reason, || {
+            env.json(&["vm", "inspect", "dev"])["state"] == state
+        });
         let view = env.json(&["vm", "inspect", "dev"]);
         assert_eq!(view["exit"]["reason"], reason, "{view}");
         assert!(view["pid"].is_null(), "{view}");
@@ -59,7 +78,14 @@ fn a_guest_that_powers_off_panics_or_hangs_is_told_apart() {
     ended("powered_off", "stopped");
 
     env.ok(&["vm", "start", "dev"]);
-    env.run(&["exec", "dev", "--", "sh", "-c", "echo 1 > /proc/sys/kernel/sysrq; echo c > /proc/sysrq-trigger"]);
+    env.run(&[
+        "exec",
+        "dev",
+        "--",
+        "sh",
+        "-c",
+        "echo 1 > /proc/sys/kernel/sysrq; echo c > /proc/sysrq-trigger",
+    ]);
     ended("panicked", "crashed");
 
     env.ok(&["vm", "start", "dev"]);
@@ -92,10 +118,20 @@ fn ctrl_alt_del_ends_a_guest_in_order() {
     let env = TestEnv::new();
     env.vm("dev");
     // Without its agent a guest can only be reached by the key.
-    env.run(&["exec", "dev", "--", "sh", "-c", "echo bye > /root/bye; sync"]);
+    env.run(&[
+        "exec",
+        "dev",
+        "--",
+        "sh",
+        "-c",
+        "echo bye > /root/bye; sync",
+    ]);
     env.ok(&["vm", "stop", "dev"]);
     env.ok(&["vm", "start", "dev"]);
-    assert_eq!(env.sh("dev", "cat /root/bye; dmesg | grep -ci 'recovery' || true"), "bye\n0");
+    assert_eq!(
+        env.sh("dev", "cat /root/bye; dmesg | grep -ci 'recovery' || true"),
+        "bye\n0"
+    );
 }
 
 #[test]
@@ -104,13 +140,24 @@ fn logs_show_the_console_and_stay_small_under_a_flood() {
     fs::write(env.join("config.toml"), "[daemon]\nlog_cap = \"256K\"\n").unwrap();
     env.vm("dev");
     env.sh("dev", "echo hello-from-console > /dev/console");
-    eventually("the console is logged", || env.ok(&["vm", "logs", "dev"]).contains("hello-from-console"));
-    env.sh("dev", "printf '\\033]0;evil\\007\\033[31mred\\n' > /dev/console");
-    eventually("the console is sanitised", || env.ok(&["vm", "logs", "dev"]).contains("red"));
+    eventually("the console is logged", || {
+        env.ok(&["vm", "logs", "dev"])
+            .contains("hello-from-console")
+    });
+    env.sh(
+        "dev",
+        "printf '\\033]0;evil\\007\\033[31mred\\n' > /dev/console",
+    );
+    eventually("the console is sanitised", || {
+        env.ok(&["vm", "logs", "dev"]).contains("red")
+    });
     assert!(!env.ok(&["vm", "logs", "dev"]).contains('\u{1b}'));
 
     env.sh("dev", "yes flood | head -c 2000000 > /dev/console");
-    let id = env.json(&["vm", "inspect", "dev"])["id"].as_str().unwrap().to_owned();
+    let id = env.json(&["vm", "inspect", "dev"])["id"]
+        .as_str()
+        .unwrap()
+        .to_owned();
     let dir = env.join("state/vms").join(id);
     let size: u64 = fs::read_dir(&dir)
         .unwrap()

@@ -12,14 +12,22 @@ use std::time::Duration;
 fn run_passes_output_errors_and_exit_code_through() {
     let env = TestEnv::new();
     let outcome = env.run(&["run", "--", "sh", "-c", "echo out; echo err >&2; exit 7"]);
-    assert_eq!((outcome.code, outcome.stdout.as_str()), (7, "out\n"), "{outcome:#?}");
+    assert_eq!(
+        (outcome.code, outcome.stdout.as_str()),
+        (7, "out\n"),
+        "{outcome:#?}"
+    );
     assert_eq!(outcome.stderr, "err\n");
     env.assert_nothing_left();
 
     assert_eq!(env.run(&["run", "--", "no-such-program"]).code, 127);
     assert_eq!(env.run(&["run", "--", "/etc/passwd"]).code, 126);
     assert_eq!(env.run(&["run", "--", "sh", "-c", "kill -9 $$"]).code, 137);
-    assert_eq!(env.run(&["run", "--timeout", "1s", "--", "sleep", "600"]).code, 124);
+    assert_eq!(
+        env.run(&["run", "--timeout", "1s", "--", "sleep", "600"])
+            .code,
+        124
+    );
     env.assert_nothing_left();
 }
 
@@ -32,10 +40,16 @@ fn run_passes_standard_input_through_to_its_end() {
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
-    let megabyte: Vec<u8> = (0..1_000_000_u32).map(|i| u8::try_from(i % 251).unwrap()).collect();
+    let megabyte: Vec<u8> = (0..1_000_000_u32)
+        .map(|i| u8::try_from(i % 251).unwrap())
+        .collect();
     child.stdin.take().unwrap().write_all(&megabyte).unwrap();
     let output = child.wait_with_output().unwrap();
-    let mut here = Command::new("sha256sum").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut here = Command::new("sha256sum")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
     here.stdin.take().unwrap().write_all(&megabyte).unwrap();
     let expected = here.wait_with_output().unwrap();
     assert_eq!(
@@ -47,13 +61,22 @@ fn run_passes_standard_input_through_to_its_end() {
 #[test]
 fn run_passes_signals_to_the_command() {
     let env = TestEnv::new();
-    for (signal, name, code) in [(Signal::TERM, "TERM", 41), (Signal::INT, "INT", 42), (Signal::USR1, "USR1", 43)] {
-        let script = format!("trap 'echo caught; exit {code}' {name}; echo up; while :; do sleep 0.1; done");
+    for (signal, name, code) in [
+        (Signal::TERM, "TERM", 41),
+        (Signal::INT, "INT", 42),
+        (Signal::USR1, "USR1", 43),
+    ] {
+        let script =
+            format!("trap 'echo caught; exit {code}' {name}; echo up; while :; do sleep 0.1; done");
         let mut running = env.start(&["run", "--", "sh", "-c", &script]);
         assert_eq!(running.line(), "up");
         running.signal(signal);
         let outcome = running.end();
-        assert_eq!((outcome.code, outcome.stdout.trim()), (code, "caught"), "{name}: {outcome:#?}");
+        assert_eq!(
+            (outcome.code, outcome.stdout.trim()),
+            (code, "caught"),
+            "{name}: {outcome:#?}"
+        );
     }
     env.assert_nothing_left();
 }
@@ -96,7 +119,10 @@ fn run_brings_the_files_that_git_would_and_works_there() {
     std::os::unix::fs::symlink("/etc/shadow", project.join("link")).unwrap();
     let git = |args: &[&str]| {
         let outcome = finish(
-            Command::new("git").args(args).current_dir(&project).env("HOME", env.path()),
+            Command::new("git")
+                .args(args)
+                .current_dir(&project)
+                .env("HOME", env.path()),
         );
         assert_eq!(outcome.code, 0, "git {args:?}: {outcome:#?}");
     };
@@ -135,7 +161,10 @@ fn run_leaves_nothing_when_interrupted_at_any_moment() {
         std::thread::sleep(Duration::from_millis(moment));
         running.signal(signal);
         let outcome = running.end();
-        assert_ne!(outcome.code, 0, "{signal:?} after {moment} ms: {outcome:#?}");
+        assert_ne!(
+            outcome.code, 0,
+            "{signal:?} after {moment} ms: {outcome:#?}"
+        );
         env.assert_nothing_left();
     }
 }
@@ -178,9 +207,22 @@ fn on_small_disk(env: &TestEnv, size: &str, command: &[&str]) -> e2e::Outcome {
         run = env.join("run").display(),
     );
     let mut outer = Command::new("unshare");
-    outer.args(["--user", "--map-root-user", "--mount", "--", "sh", "-c", &script, "sh"]);
+    outer.args([
+        "--user",
+        "--map-root-user",
+        "--mount",
+        "--",
+        "sh",
+        "-c",
+        &script,
+        "sh",
+    ]);
     let inner = env.banger(command);
-    outer.arg(inner.get_program()).args(inner.get_args()).env_clear().stdin(Stdio::null());
+    outer
+        .arg(inner.get_program())
+        .args(inner.get_args())
+        .env_clear()
+        .stdin(Stdio::null());
     for (key, value) in inner.get_envs() {
         outer.env(key, value.unwrap());
     }
@@ -202,7 +244,10 @@ fn run_survives_a_disk_that_fills_up_and_leaves_nothing() {
     let script = "dd if=/dev/zero of=/big bs=1M count=3000 conv=fsync 2>&1 || echo write failed";
     let outcome = on_small_disk(&env, "1100m", &["run", "--", "sh", "-c", script]);
     assert!(outcome.stdout.contains("write failed"), "{outcome:#?}");
-    assert!(!outcome.stderr.contains("vm-"), "a VM's directory is left: {outcome:#?}");
+    assert!(
+        !outcome.stderr.contains("vm-"),
+        "a VM's directory is left: {outcome:#?}"
+    );
 }
 
 #[test]
@@ -210,13 +255,28 @@ fn run_refuses_what_it_cannot_do_with_a_hint() {
     let env = TestEnv::new();
     for (args, code, text) in [
         (vec!["run", "--memory", "1M", "--", "true"], 125, "memory"),
-        (vec!["run", "no-such-image", "--", "true"], 125, "no-such-image"),
-        (vec!["run", "--kernel", "no-such-kernel", "--", "true"], 125, "no-such-kernel"),
+        (
+            vec!["run", "no-such-image", "--", "true"],
+            125,
+            "no-such-image",
+        ),
+        (
+            vec!["run", "--kernel", "no-such-kernel", "--", "true"],
+            125,
+            "no-such-kernel",
+        ),
         (vec!["run", "--cpus", "0", "--", "true"], 125, "cpu"),
-        (vec!["run", "./no-such-dir", "--", "true"], 125, "no-such-dir"),
+        (
+            vec!["run", "./no-such-dir", "--", "true"],
+            125,
+            "no-such-dir",
+        ),
     ] {
         let stderr = env.fails(code, &args).to_lowercase();
-        assert!(stderr.contains(text) && stderr.contains("hint:"), "{args:?}: {stderr}");
+        assert!(
+            stderr.contains(text) && stderr.contains("hint:"),
+            "{args:?}: {stderr}"
+        );
     }
     env.assert_nothing_left();
 }
@@ -231,6 +291,10 @@ fn four_runs_at_once_do_not_disturb_each_other() {
         let outcome = running.end();
         assert_eq!((outcome.code, outcome.stdout), (i, format!("{i}\n")));
     }
-    eventually("nothing runs", || env.json(&["vm", "list"]).as_array().is_some_and(Vec::is_empty));
+    eventually("nothing runs", || {
+        env.json(&["vm", "list"])
+            .as_array()
+            .is_some_and(Vec::is_empty)
+    });
     env.assert_nothing_left();
 }

@@ -17,11 +17,23 @@ fn ssh_reaches_a_vm_by_our_command_and_by_a_plain_client() {
     fs::write(&file, config).unwrap();
     let plain = |command: &str| {
         let mut ssh = Command::new("ssh");
-        ssh.env_clear().envs(env.banger(&[]).get_envs().filter_map(|(k, v)| Some((k, v?))));
-        finish(ssh.arg("-F").arg(&file).args(["-o", "BatchMode=yes", "root@dev.vm", command]))
+        ssh.env_clear().envs(
+            env.banger(&[])
+                .get_envs()
+                .filter_map(|(k, v)| Some((k, v?))),
+        );
+        finish(
+            ssh.arg("-F")
+                .arg(&file)
+                .args(["-o", "BatchMode=yes", "root@dev.vm", command]),
+        )
     };
     let outcome = plain("hostname");
-    assert_eq!((outcome.code, outcome.stdout.as_str()), (0, "dev\n"), "{outcome:#?}");
+    assert_eq!(
+        (outcome.code, outcome.stdout.as_str()),
+        (0, "dev\n"),
+        "{outcome:#?}"
+    );
 
     // Another VM under the same name has another key, which is pinned anew ...
     env.ok(&["vm", "rm", "--force", "dev"]);
@@ -31,7 +43,11 @@ fn ssh_reaches_a_vm_by_our_command_and_by_a_plain_client() {
     // ... but a key that is not the pinned one is refused, by name.
     let known = env.join("state/ssh/known_hosts");
     let other = env.join("other");
-    let made = finish(Command::new("ssh-keygen").args(["-q", "-t", "ed25519", "-N", "", "-f"]).arg(&other));
+    let made = finish(
+        Command::new("ssh-keygen")
+            .args(["-q", "-t", "ed25519", "-N", "", "-f"])
+            .arg(&other),
+    );
     assert_eq!(made.code, 0, "{made:#?}");
     let key = fs::read_to_string(env.join("other.pub")).unwrap();
     fs::write(&known, format!("dev.vm {key}")).unwrap();

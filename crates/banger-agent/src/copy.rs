@@ -3,8 +3,7 @@
 //! What is unpacked stays below its directory: the tar crate refuses names that lead out and
 //! resolves each parent before it writes. What is packed is read as it is; sockets are left out.
 
-use std::fs::Metadata;
-use std::io::{self, Write};
+use std::io;
 use std::os::unix::fs::{FileTypeExt, lchown};
 use std::path::{Component, Path, PathBuf};
 
@@ -223,14 +222,14 @@ impl DirectoryEntry {
 /// Packs a path for the host.
 pub fn copy_out(stream: Stream, request: &CopyOut) -> Result<(), StreamError> {
     let found = absolute(&request.path).and_then(|path| {
-        let metadata = std::fs::symlink_metadata(path)
+        std::fs::symlink_metadata(path)
             .map_err(|error| io_failure(&format!("open {path:?}"), &error))?;
         let name = path.file_name().map(PathBuf::from);
         // The root directory has no name of its own; neither has a path that ends with "..".
         let name = name.unwrap_or_else(|| PathBuf::from("."));
-        Ok((path.to_owned(), name, metadata))
+        Ok((path.to_owned(), name))
     });
-    let (path, name, metadata) = match found {
+    let (path, name) = match found {
         Ok(found) => found,
         Err(failure) => return stream.fail(&failure),
     };
@@ -239,7 +238,7 @@ pub fn copy_out(stream: Stream, request: &CopyOut) -> Result<(), StreamError> {
     builder.follow_symlinks(false);
     builder.mode(HeaderMode::Complete);
     builder.sparse(false);
-    let packed = pack(&mut builder, &path, &name, &metadata);
+    let packed = pack(&mut builder, &path, &name);
     match packed {
         Ok(()) => match builder.into_inner() {
             Ok(writer) => {
@@ -256,34 +255,38 @@ pub fn copy_out(stream: Stream, request: &CopyOut) -> Result<(), StreamError> {
     }
 }
 
-fn pack(
-    builder: &mut Builder<DataWriter<'_>>,
-    path: &Path,
-    name: &Path,
-    metadata: &Metadata,
-) -> Result<(), Failure> {
-    let failed = |error: io::Error| io_failure(&format!("read {path:?}"), &innermost(error));
-    let kind = metadata.file_type();
-    if kind.is_socket() {
-        return Ok(());
-    }
-    if !kind.is_dir() {
-        return builder.append_path_with_name(path, name).map_err(failed);
-    }
-    builder.append_dir(name, path).map_err(failed)?;
-    let mut entries = std::fs::read_dir(path)
-        .and_then(Iterator::collect::<io::Result<Vec<_>>>)
-        .map_err(failed)?;
-    entries.sort_by_key(std::fs::DirEntry::file_name);
-    for entry in entries {
-        let metadata = match entry.metadata() {
-            Ok(metadata) => metadata,
+/// Packs a path and, if it is a directory, all below it, each directory's entries by name. Without
+/// recursion: the depth is the guest's choice.
+fn pack(builder: &mut Builder<DataWriter<'_>>, top: &Path, name: &Path) -> Result<(), Failure> {
+    let mut left = vec![(top.to_owned(), name.to_owned())];
+    while let Some((path, name)) = left.pop() {
+        let failed = |error: io::Error| io_failure(&format!("read {path:?}"), &innermost(error));
+        let kind = match std::fs::symlink_metadata(&path) {
+            Ok(metadata) => metadata.file_type(),
             // Gone since it was listed.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            Err(error) if error.kind() == io::ErrorKind::NotFound && path != top => continue,
             Err(error) => return Err(failed(error)),
         };
-        let name = name.join(entry.file_name());
-        pack(builder, &entry.path(), &name, &metadata)?;
+        if kind.is_socket() {
+            continue;
+        }
+        if !kind.is_dir() {
+            builder
+                .append_path_with_name(&path, &name)
+                .map_err(failed)?;
+            continue;
+        }
+        builder.append_dir(&name, &path).map_err(failed)?;
+        let mut names = std::fs::read_dir(&path)
+            .and_then(|entries| {
+                entries
+                    .map(|entry| entry.map(|entry| entry.file_name()))
+                    .collect::<io::Result<Vec<_>>>()
+            })
+            .map_err(failed)?;
+        names.sort_unstable();
+        let below = names.iter().rev();
+        left.extend(below.map(|entry| (path.join(entry), name.join(entry))));
     }
-    builder.get_mut().flush().map_err(failed)
+    Ok(())
 }

@@ -70,7 +70,7 @@ impl Agent {
         let agent = Arc::clone(self);
         let started = std::thread::Builder::new()
             .name("stream".to_owned())
-            .stack_size(512 * 1024)
+            .stack_size(1024 * 1024)
             .spawn(move || agent.serve(socket));
         if let Err(error) = started {
             log::error(&format!("start a thread for a stream: {error}"));

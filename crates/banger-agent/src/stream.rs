@@ -2,9 +2,11 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
 
 use banger_guest::frame::{Decoder, Frame, FrameError, Kind, MAX_DATA, chunks};
 use banger_guest::request::{Exit, Failure, FailureCode, Reply};
+use rustix::event::Timespec;
 use rustix::io::Errno;
 
 /// Why a conversation broke off.
@@ -134,6 +136,15 @@ pub fn failure(code: FailureCode, message: impl Into<String>) -> Failure {
         message.truncate(message.floor_char_boundary(4096));
     }
     Failure { code, message }
+}
+
+/// The time left until `instant`, for a poll; a millisecond more, so that it has passed when the wait is over.
+pub(crate) fn left_until(instant: Instant) -> Timespec {
+    let left = instant.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
+    Timespec {
+        tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX),
+        tv_nsec: left.subsec_nanos().into(),
+    }
 }
 
 /// See [`Stream::data_reader`].

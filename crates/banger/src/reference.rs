@@ -11,7 +11,7 @@ pub fn markdown() -> String {
     let mut out = String::from(
         "# The command line\n\n\
          Made from the program's own definitions; a test compares them \
-         (`UPDATE_DOCS=1 cargo test -p banger --test reference` writes it anew).\n",
+         (`UPDATE_DOCS=1 cargo test -p banger --test cli reference` writes it anew).\n",
     );
     section(&mut out, &root, "banger", true);
     out

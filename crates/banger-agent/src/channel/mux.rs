@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use banger_guest::frame::AGENT_PORT;
 use banger_guest::mux::{Event, Session, Write};
@@ -17,6 +18,12 @@ use rustix::net::{AddressFamily, Shutdown, SocketFlags, SocketType, shutdown, so
 
 use crate::log;
 use crate::serve::Agent;
+use crate::stream::left_until;
+
+/// How long a host may be away before its streams end. Not at once: that it left and what the next one
+/// writes come by different queues, in any order, so "no host" may be old news that would end the
+/// new host's session. (A new host's hello ends the streams of the old one in any case.)
+const RECONNECT_GRACE: Duration = Duration::from_millis(500);
 
 /// A stream's local end.
 struct Lane {
@@ -34,6 +41,8 @@ struct Wire<'a> {
     is_writable: bool,
     pending: Vec<u8>,
     written: usize,
+    /// When a host that has left counts as gone.
+    lost_at: Option<Instant>,
 }
 
 /// Serves streams over `wire`, which is not blocking, until it breaks. A wire that is closed by the host
@@ -53,24 +62,24 @@ fn serve_wire(agent: &Arc<Agent>, fd: &OwnedFd) -> Result<std::convert::Infallib
     loop {
         while wire.is_readable {
             match wire.read(&mut buffer)? {
-                Some(0) => {
-                    // The host has left; its streams end, and a new one will say hello.
-                    session = Session::guest();
-                    lanes.clear();
-                    wire.forget_output();
-                }
+                Some(0) => {}
                 Some(count) => {
                     if let Err(error) = session.receive(&buffer[..count]) {
                         log::error(&format!("the host broke the mux protocol: {error}"));
                     }
-                    handle_events(agent, &mut session, &mut lanes, &mut wire)?;
+                    handle_events(agent, &mut session, &mut lanes, &mut wire);
                     deliver(&mut session, &mut lanes);
                 }
                 None => {}
             }
         }
+        if wire.has_lost_host() {
+            session = Session::guest();
+            lanes.clear();
+            wire.forget_output();
+        }
         wire.write(&mut session)?;
-        handle_events(agent, &mut session, &mut lanes, &mut wire)?;
+        handle_events(agent, &mut session, &mut lanes, &mut wire);
         wait(&mut wire, &mut session, &mut lanes, &mut buffer)?;
     }
 }
@@ -90,6 +99,7 @@ impl<'a> Wire<'a> {
             is_writable: true,
             pending: Vec::new(),
             written: 0,
+            lost_at: None,
         })
     }
 
@@ -113,10 +123,15 @@ impl<'a> Wire<'a> {
         match read(self.fd, buffer) {
             Ok(0) | Err(Errno::IO | Errno::CONNRESET) => {
                 self.is_readable = false;
+                self.lost_at.get_or_insert(Instant::now() + RECONNECT_GRACE);
                 Ok(Some(0))
             }
-            Ok(count) => Ok(Some(count)),
+            Ok(count) => {
+                self.lost_at = None;
+                Ok(Some(count))
+            }
             Err(Errno::AGAIN) => {
+                self.lost_at = None;
                 self.is_readable = false;
                 Ok(None)
             }
@@ -144,6 +159,14 @@ impl<'a> Wire<'a> {
         Ok(())
     }
 
+    /// Whether the host has been away for long enough; says so once.
+    fn has_lost_host(&mut self) -> bool {
+        self.lost_at.is_some_and(|at| at <= Instant::now()) && {
+            self.lost_at = None;
+            true
+        }
+    }
+
     fn forget_output(&mut self) {
         self.pending.clear();
         self.written = 0;
@@ -155,7 +178,7 @@ fn handle_events(
     session: &mut Session,
     lanes: &mut BTreeMap<u32, Lane>,
     wire: &mut Wire<'_>,
-) -> Result<(), Errno> {
+) {
     while let Some(event) = session.next_event() {
         match event {
             Event::Restarted => {
@@ -166,13 +189,14 @@ fn handle_events(
                 stream,
                 port: AGENT_PORT,
             } => {
-                let (ours, theirs) = socketpair(
-                    AddressFamily::UNIX,
-                    SocketType::STREAM,
-                    SocketFlags::CLOEXEC,
-                    None,
-                )?;
-                ioctl_fionbio(&ours, true)?;
+                let (ours, theirs) = match local_pair() {
+                    Ok(pair) => pair,
+                    Err(errno) => {
+                        log::error(&format!("make a stream's sockets: {errno}"));
+                        session.refuse(stream);
+                        continue;
+                    }
+                };
                 lanes.insert(
                     stream,
                     Lane {
@@ -192,7 +216,18 @@ fn handle_events(
             _ => {}
         }
     }
-    Ok(())
+}
+
+/// A stream's two local ends; the first, the mux's own, does not block.
+fn local_pair() -> Result<(OwnedFd, OwnedFd), Errno> {
+    let (ours, theirs) = socketpair(
+        AddressFamily::UNIX,
+        SocketType::STREAM,
+        SocketFlags::CLOEXEC,
+        None,
+    )?;
+    ioctl_fionbio(&ours, true)?;
+    Ok((ours, theirs))
 }
 
 /// Hands what has come to the streams' local ends, as far as these take it.
@@ -251,7 +286,8 @@ fn wait(
         }
     }
     // Held-up writers may have been let go by the very output that was just written.
-    match poll(&mut fds, None) {
+    let timeout = wire.lost_at.map(left_until);
+    match poll(&mut fds, timeout.as_ref()) {
         Ok(_) => {}
         Err(Errno::INTR) => return Ok(()),
         Err(errno) => return Err(errno),

@@ -8,12 +8,12 @@ use std::time::{Duration, Instant};
 
 use banger_guest::frame::{Decoder, Frame, FrameError, Kind, chunks};
 use banger_guest::request::{Exit, Resize, SIGNALS};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::{Errno, ioctl_fionbio, read, write};
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 
 use crate::reaper::{Ending, Process};
-use crate::stream::{Stream, StreamError};
+use crate::stream::{Stream, StreamError, left_until};
 
 use super::pty;
 
@@ -420,15 +420,6 @@ impl Relay<'_> {
             self.feed_host()?;
         }
         Ok(())
-    }
-}
-
-fn left_until(instant: Instant) -> Timespec {
-    // A millisecond more, so that the instant has passed when the wait is over.
-    let left = instant.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
-    Timespec {
-        tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX),
-        tv_nsec: left.subsec_nanos().into(),
     }
 }
 

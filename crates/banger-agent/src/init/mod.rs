@@ -20,6 +20,7 @@ use std::time::{Duration, Instant};
 
 use banger_guest::boot::{BOOT_CONFIG_PATH, BootConfig, Init};
 use banger_sys::signals::{self, SIGCHLD, SIGINT, SIGTERM};
+use rustix::process::{Resource, Rlimit, setrlimit};
 use rustix::system::{RebootCommand, reboot};
 
 use crate::channel::{self, ChannelError};
@@ -32,6 +33,10 @@ use uevent::Uevents;
 const DEVICE_DEADLINE: Duration = Duration::from_secs(30);
 
 const MAX_CONFIG: u64 = 1024 * 1024;
+
+/// What a process may have open, and what it may raise that to (as systemd has it).
+const OPEN_FILES: u64 = 4096;
+const OPEN_FILES_MAX: u64 = 524_288;
 
 /// What init waits for.
 const SIGNALS: [signals::Number; 3] = [SIGCHLD, SIGINT, SIGTERM];
@@ -147,6 +152,7 @@ fn boot(disk: &mut Option<mounts::Disk>) -> Result<Role, InitError> {
         None
     };
     let is_init = role.is_none();
+    note(raise_limits());
     let (reaper, power_off): (_, fn()) = if is_init {
         (Reaper::all(), power_off::ask_self)
     } else {
@@ -160,6 +166,16 @@ fn boot(disk: &mut Option<mounts::Disk>) -> Result<Role, InitError> {
     } else {
         Role::Beside
     })
+}
+
+/// Room for many streams and commands; commands inherit it. The kernel's default for init is 1024 open
+/// files and no more than 4096 for anybody.
+fn raise_limits() -> Result<(), InitError> {
+    let limit = Rlimit {
+        current: Some(OPEN_FILES),
+        maximum: Some(OPEN_FILES_MAX),
+    };
+    setrlimit(Resource::Nofile, limit).map_err(failed("raise the limit of open files"))
 }
 
 fn read_config() -> Result<BootConfig, InitError> {

@@ -3,7 +3,8 @@
 use std::os::fd::OwnedFd;
 use std::time::Instant;
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use crate::stream::left_until;
+use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use rustix::net::netlink::{KOBJECT_UEVENT, SocketAddrNetlink};
 use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType, bind, recv, socket_with};
@@ -32,11 +33,10 @@ impl Uevents {
             if let Some(found) = find() {
                 return Some(found);
             }
-            let left = deadline.checked_duration_since(Instant::now())?;
-            let timeout = Timespec {
-                tv_sec: i64::try_from(left.as_secs()).ok()?,
-                tv_nsec: left.subsec_nanos().into(),
-            };
+            if Instant::now() >= deadline {
+                return None;
+            }
+            let timeout = left_until(deadline);
             let mut fds = [PollFd::new(&self.0, PollFlags::IN)];
             match poll(&mut fds, Some(&timeout)) {
                 Ok(_) | Err(Errno::INTR) => {}

@@ -83,7 +83,7 @@ impl Writer<'_> {
                 _ => Err(refuse("a file where a directory was expected")),
             };
         };
-        let parent = self.descend(parents, entry.kind != Type::HardLink)?;
+        let parent = self.descend(parents, true)?;
         let written = match entry.kind {
             Type::Directory => self.directory(&parent, leaf, entry.mode),
             Type::File => self.file(&parent, leaf, entry),
@@ -197,11 +197,13 @@ impl Writer<'_> {
         let (target, parents) = parts
             .split_last()
             .ok_or_else(|| refuse("a hard link to a directory"))?;
-        let from = self.descend(parents, false)?;
+        let foreign = || refuse("a hard link to a file that is not part of the copy");
+        let from = self.descend(parents, false).map_err(|_| foreign())?;
         let target = OsStr::from_bytes(target);
-        let stat = rustix::fs::statat(&from, target, AtFlags::SYMLINK_NOFOLLOW)?;
+        let stat =
+            rustix::fs::statat(&from, target, AtFlags::SYMLINK_NOFOLLOW).map_err(|_| foreign())?;
         if !self.files.contains(&(stat.st_dev, stat.st_ino)) {
-            return Err(refuse("a hard link to a file that is not part of the copy"));
+            return Err(foreign());
         }
         clear(parent, leaf)?;
         rustix::fs::linkat(

@@ -51,17 +51,32 @@ pub(crate) struct Options {
     pub workspace: Option<Workspace>,
 }
 
-/// Does `work` unless a signal asks to end first; then what it began is dropped.
-pub(crate) async fn or_interrupted<T>(
+/// How long a stream that is being opened may take to open once the user gave up: an open one
+/// can be closed in order and tells when nothing is left.
+const OPENING: Duration = Duration::from_secs(2);
+
+/// A stream that was opened, and the signal that came meanwhile.
+#[derive(Debug)]
+pub(crate) struct Opened {
+    stream: FrameStream,
+    interrupted: Option<u8>,
+}
+
+/// Opens a stream; a signal ends the attempt unless it is about to succeed.
+pub(crate) async fn open(
     signals: &mut Signals,
-    work: impl Future<Output = Result<T, CliError>>,
-) -> Result<T, CliError> {
+    opening: impl Future<Output = Result<FrameStream, CliError>>,
+) -> Result<Opened, CliError> {
+    tokio::pin!(opening);
     tokio::select! {
-        result = work => result,
-        signal = signals.next_end() => Err(CliError::new(
-            Kind::Cancelled(signal),
-            format!("interrupted by signal {signal} before anything was begun"),
-        )),
+        opened = &mut opening => opened.map(|stream| Opened { stream, interrupted: None }),
+        signal = signals.next_end() => match timeout(OPENING, opening).await {
+            Ok(Ok(stream)) => Ok(Opened { stream, interrupted: Some(signal) }),
+            _ => Err(CliError::new(
+                Kind::Cancelled(signal),
+                format!("interrupted by signal {signal} before anything was begun"),
+            )),
+        },
     }
 }
 
@@ -75,20 +90,22 @@ pub(crate) struct Session {
     progress: Progress,
     sent: Option<(Arc<AtomicU64>, u64)>,
     has_booted: bool,
+    interrupted: Option<u8>,
 }
 
 impl Session {
-    /// A session on `stream`, which no frame was read from yet.
+    /// A session on a stream, which no frame was read from yet.
     pub(crate) fn new(
         ui: &Ui,
-        stream: FrameStream,
+        opened: Opened,
         signals: Signals,
         progress: Progress,
         options: Options,
     ) -> Self {
         Self {
             ui: ui.clone(),
-            wires: Wires::lay(stream),
+            wires: Wires::lay(opened.stream),
+            interrupted: opened.interrupted,
             signals,
             has_booted: !options.removes_vm,
             options,
@@ -99,6 +116,9 @@ impl Session {
 
     /// Runs the session to its end and returns how the command ended.
     pub(crate) async fn run(mut self) -> Result<Exit, CliError> {
+        if let Some(signal) = self.interrupted {
+            return Err(self.cancel(signal).await);
+        }
         self.prelude().await?;
         let exit = self.attached().await?;
         self.farewell().await;

@@ -6,7 +6,7 @@ use crate::app::App;
 use crate::completion;
 use crate::error::CliError;
 use crate::session::signals::Signals;
-use crate::session::{Options, Session, or_interrupted};
+use crate::session::{Options, Session, open};
 use banger_api::client::Client;
 use banger_guest::request::Exec;
 use clap_complete::ArgValueCandidates;
@@ -45,14 +45,14 @@ pub(super) async fn attach(
     let mut signals = Signals::listen()?;
     let path = format!("{}/exec", path(vm));
     let opening = async { Ok(client.upgrade(&path, &request).await?) };
-    let stream = or_interrupted(&mut signals, opening).await?;
+    let opened = open(&mut signals, opening).await?;
     let options = Options {
         stdin: args.has_stdin(),
         tty: request.terminal.is_some(),
         removes_vm: false,
         workspace: None,
     };
-    let session = Session::new(&app.ui, stream, signals, app.ui.prelude(), options);
+    let session = Session::new(&app.ui, opened, signals, app.ui.prelude(), options);
     let exit = session.run().await?;
     Ok(args.exit_code(app, &exit))
 }

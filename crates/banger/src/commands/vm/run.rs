@@ -8,7 +8,7 @@ use crate::completion;
 use crate::copy::transfer;
 use crate::error::{CliError, Kind};
 use crate::session::signals::Signals;
-use crate::session::{Options, Session, or_interrupted};
+use crate::session::{Options, Session, open};
 use crate::workspace::{GUEST_DIR, Workspace};
 use banger_api::client::Client;
 use banger_api::{CreateVm, RunVm, VmSpec, VmView};
@@ -132,14 +132,14 @@ async fn run_ephemeral(
         progress.begin("prepare the VM");
         Ok(client.upgrade("/v1/run", &request).await?)
     };
-    let stream = or_interrupted(&mut signals, opening).await?;
+    let opened = open(&mut signals, opening).await?;
     let options = Options {
         stdin: exec.has_stdin(),
         tty: request.exec.terminal.is_some(),
         removes_vm: true,
         workspace,
     };
-    let session = Session::new(&app.ui, stream, signals, progress, options);
+    let session = Session::new(&app.ui, opened, signals, progress, options);
     let exit = session.run().await?;
     Ok(exec.exit_code(app, &exit))
 }

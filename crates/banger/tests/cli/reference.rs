@@ -3,7 +3,7 @@
 use std::path::Path;
 
 #[test]
-fn the_reference_is_current() {
+fn reference_is_current() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/cli.md");
     let now = banger::reference::markdown();
     if std::env::var_os("UPDATE_DOCS").is_some() {
@@ -12,6 +12,7 @@ fn the_reference_is_current() {
     let there = std::fs::read_to_string(&path).unwrap_or_default();
     assert!(
         there == now,
-        "docs/cli.md is not what the program takes: run UPDATE_DOCS=1 cargo test -p banger --test reference"
+        "docs/cli.md is not what the program takes: \
+         run UPDATE_DOCS=1 cargo test -p banger --test cli reference"
     );
 }

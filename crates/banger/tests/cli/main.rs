@@ -1,0 +1,15 @@
+//! The built program against a daemon that answers as a test tells it.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test that meets the unexpected fails"
+)]
+
+mod attached;
+mod copying;
+mod daemon;
+mod fake;
+mod reference;
+mod shown;
+mod ssh;
