@@ -20,12 +20,15 @@ use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 /// How long anything may take that should be over soon. Machines that run tests are busy.
 pub const SOON: Duration = Duration::from_secs(60);
+
+/// How long a command may take at all: an image is built in less on a busy machine.
+const LATE: Duration = Duration::from_secs(300);
 
 /// A user's surroundings: home, runtime directory, state. Ends its daemon when dropped.
 #[derive(Debug)]
@@ -240,24 +243,67 @@ impl Running {
     }
 
     /// Waits for its end; what it had still to say is in the outcome.
-    pub fn end(mut self) -> Outcome {
-        let mut rest = String::new();
-        std::io::Read::read_to_string(&mut self.lines, &mut rest).unwrap();
-        let output = self.child.wait_with_output().unwrap();
+    pub fn end(self) -> Outcome {
+        let rest = drain(self.lines);
+        let outcome = end_of(self.child, "a running banger");
         Outcome {
-            stdout: rest,
-            ..outcome(output)
+            stdout: rest.join().unwrap(),
+            ..outcome
         }
     }
 }
 
-/// Runs a command to its end.
+/// Runs a command to its end, which must come within five minutes.
+#[track_caller]
 pub fn finish(command: &mut Command) -> Outcome {
-    outcome(
-        command
-            .output()
-            .unwrap_or_else(|e| panic!("start {command:?}: {e}")),
-    )
+    let child = command
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap_or_else(|e| panic!("start {command:?}: {e}"));
+    end_of(child, &format!("{command:?}"))
+}
+
+/// Waits for a child's end and reads what it says. One that does not end is killed, and fails the test.
+#[track_caller]
+fn end_of(mut child: Child, what: &str) -> Outcome {
+    let pid = child.id();
+    let (ended, is_ended) = std::sync::mpsc::channel::<()>();
+    let watchdog = std::thread::spawn(move || {
+        let is_late =
+            is_ended.recv_timeout(LATE) == Err(std::sync::mpsc::RecvTimeoutError::Timeout);
+        if is_late {
+            send(pid, rustix::process::Signal::KILL);
+        }
+        is_late
+    });
+    let stdout = child.stdout.take().map(drain);
+    let stderr = child.stderr.take().map(drain);
+    let status = child.wait().unwrap();
+    drop(ended);
+    let read = |thread: Option<std::thread::JoinHandle<String>>| {
+        thread
+            .map(|thread| thread.join().unwrap())
+            .unwrap_or_default()
+    };
+    let outcome = Outcome {
+        code: status.code().unwrap_or(-1),
+        stdout: read(stdout),
+        stderr: read(stderr),
+    };
+    assert!(
+        !watchdog.join().unwrap(),
+        "{what} did not end: {outcome:#?}"
+    );
+    outcome
+}
+
+fn drain(mut pipe: impl std::io::Read + Send + 'static) -> std::thread::JoinHandle<String> {
+    std::thread::spawn(move || {
+        let mut bytes = Vec::new();
+        pipe.read_to_end(&mut bytes).unwrap();
+        String::from_utf8_lossy(&bytes).into_owned()
+    })
 }
 
 /// Sends a signal to a process that the test recorded.
@@ -283,14 +329,6 @@ fn wait_until_gone(pid: u32) {
         std::thread::sleep(Duration::from_millis(20));
     }
     send(pid, rustix::process::Signal::KILL);
-}
-
-fn outcome(output: Output) -> Outcome {
-    Outcome {
-        code: output.status.code().unwrap_or(-1),
-        stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
-        stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
-    }
 }
 
 fn from_xtask(name: &str) -> PathBuf {

@@ -26,12 +26,17 @@ fn commands_run_as_the_user_in_the_directory_with_the_environment_asked_for() {
         "id -un; id -gn; pwd; echo \"$A\"; echo $HOME",
     ]);
     assert_eq!(out, "nobody\nnogroup\n/tmp\n1 2\n/nonexistent\n");
-    assert_eq!(
-        env.ok(&["exec", "-u", "33:0", "dev", "--", "id", "-u", "-g"])
-            .trim()
-            .len(),
-        0
-    );
+    let ids = env.ok(&[
+        "exec",
+        "-u",
+        "33:0",
+        "dev",
+        "--",
+        "sh",
+        "-c",
+        "id -u; id -g",
+    ]);
+    assert_eq!(ids, "33\n0\n");
 }
 
 #[test]

@@ -135,6 +135,13 @@ fn run_brings_the_files_that_git_would_and_works_there() {
     let expected = "/workspace\n./.gitignore\n./link\n./src\n./src/untracked\n./tracked\none\ntwo\n/etc/shadow\n";
     assert_eq!(out, expected);
 
+    // More than any buffer on the way holds.
+    let big = vec![7; 20_000_000];
+    fs::write(project.join("big"), &big).unwrap();
+    let out = env.ok(&["run", project.to_str().unwrap(), "--", "wc", "-c", "big"]);
+    assert_eq!(out, "20000000 big\n");
+    fs::remove_file(project.join("big")).unwrap();
+
     // Without git, everything comes.
     fs::remove_dir_all(project.join(".git")).unwrap();
     let out = env.ok(&["run", project.to_str().unwrap(), "--", "cat", "ignored.log"]);

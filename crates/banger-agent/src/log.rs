@@ -25,6 +25,14 @@ pub fn info(message: &str) {
     write(6, message);
 }
 
+/// Something that must show on the console whatever the kernel's log level is.
+pub fn console(message: &str) {
+    if let Ok(mut console) = File::options().write(true).open("/dev/console") {
+        // Without a console there is nobody to read it.
+        drop(console.write_all(format!("banger-agent: {message}\n").as_bytes()));
+    }
+}
+
 fn write(level: u8, message: &str) {
     let line = message.replace('\n', " ");
     // There is no third place to report to when these fail.

@@ -22,7 +22,7 @@ pub const MAX_CONNECTIONS: usize = 256;
 const HEAD_LIMIT: Duration = Duration::from_secs(15);
 
 /// How long connections may take to end when the daemon ends.
-const END_LIMIT: Duration = Duration::from_secs(5);
+const END_LIMIT: Duration = Duration::from_secs(2);
 
 /// A connection's place and its reason for the daemon to stay. A request carries it as an
 /// extension, so that what goes on after an upgrade still counts as a connection.

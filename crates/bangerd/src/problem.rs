@@ -202,7 +202,7 @@ impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
         let status = StatusCode::from_u16(self.0.code.http_status())
             .unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        if status.is_server_error() {
+        if self.0.code == ProblemCode::Internal {
             tracing::warn!(problem = ?self.0, "refused");
         }
         (status, Json(ProblemBody { error: self.0 })).into_response()

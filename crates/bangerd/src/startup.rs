@@ -129,6 +129,9 @@ async fn serve(dirs: Dirs) -> Result<(), StartError> {
     let stop = CancellationToken::new();
     let server = tokio::spawn(listen::serve(Arc::clone(&daemon), listener, stop.clone()));
     announce_ready();
+    // Looked for ahead of the first run. What fails here is told to whoever needs it.
+    let ahead = Arc::clone(&daemon);
+    drop(tokio::spawn(async move { ahead.engine().await.is_ok() }));
     tracing::info!(socket = %socket.display(), version = env!("CARGO_PKG_VERSION"), "ready");
     let why = tokio::select! {
         _ = terminate.recv() => "told to terminate",

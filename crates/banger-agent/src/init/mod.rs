@@ -161,6 +161,7 @@ fn boot(disk: &mut Option<mounts::Disk>) -> Result<Role, InitError> {
     let agent = Arc::new(Agent::new(reaper, is_init, problems, power_off));
     channel::start(&agent, &config.channel, &uevents, deadline)?;
     log::info("serving");
+    log::console("ready");
     Ok(if is_init {
         Role::Init(agent)
     } else {

@@ -13,8 +13,7 @@ use std::collections::VecDeque;
 use std::io;
 use tokio::io::{ReadHalf, WriteHalf};
 
-/// Frames that a client may send before there is anybody to take them. More is no use and
-/// would keep its disconnecting from being seen.
+/// Frames kept of what a client sends before there is anybody to take it (4 MiB at most).
 const MAX_EARLY: usize = 64;
 
 type Io = TokioIo<Upgraded>;
@@ -131,15 +130,16 @@ impl Incoming<'_> {
         }
     }
 
-    /// Returns when the client has left (or sends nonsense), keeping what it sends before.
+    /// Returns when the client has left (or sends nonsense), keeping what it sends before. Once
+    /// that is [`MAX_EARLY`] frames the client is held up, and its leaving is seen by whoever
+    /// reads next.
     pub(super) async fn gone(&mut self) -> Relayed {
-        while let Ok(Some(frame)) = self.reader.recv().await {
-            if self.early.len() >= MAX_EARLY {
-                tracing::warn!("a client sends too much too early");
-                break;
+        while self.early.len() < MAX_EARLY {
+            match self.reader.recv().await {
+                Ok(Some(frame)) => self.early.push_back(frame),
+                _ => return Relayed::ClientGone,
             }
-            self.early.push_back(frame);
         }
-        Relayed::ClientGone
+        std::future::pending().await
     }
 }

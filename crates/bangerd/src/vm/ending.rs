@@ -42,10 +42,12 @@ pub(crate) fn judge(asked: Asked, exit: &VmmExit) -> Ending {
         (Asked::Nothing, ExitReason::GuestPowerOff) => {
             (VmState::Stopped, "powered_off", exit.to_string())
         }
-        (_, ExitReason::Killed) => (VmState::Crashed, "killed", format!("the VMM: {exit}")),
-        (_, ExitReason::Crashed | ExitReason::Unknown) => {
-            (VmState::Crashed, "crashed", format!("the VMM: {exit}"))
-        }
+        (_, ExitReason::Killed) => (VmState::Crashed, "killed", format!("the VMM ended: {exit}")),
+        (_, ExitReason::Crashed | ExitReason::Unknown) => (
+            VmState::Crashed,
+            "crashed",
+            format!("the VMM ended: {exit}"),
+        ),
     };
     Ending {
         state,

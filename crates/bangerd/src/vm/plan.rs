@@ -19,6 +19,8 @@ pub(crate) const RESERVE: ByteSize = ByteSize::gib(1);
 const MAX_LABELS: usize = 64;
 const MAX_LABEL_KEY: usize = 63;
 const MAX_LABEL_VALUE: usize = 256;
+/// All keys and values together: a VM's view must fit into one control frame.
+const MAX_LABEL_BYTES: usize = 4096;
 const MAX_REFERENCE: usize = 200;
 
 /// What is known about the host.
@@ -232,6 +234,7 @@ fn check_reference(what: &'static str, text: &str) -> Result<(), PlanError> {
 }
 
 fn check_labels(labels: &BTreeMap<String, String>) -> Result<(), PlanError> {
+    let mut bytes = 0;
     for (count, (key, value)) in labels.iter().enumerate() {
         let refuse = |rule| {
             Err(PlanError::Label {
@@ -253,6 +256,10 @@ fn check_labels(labels: &BTreeMap<String, String>) -> Result<(), PlanError> {
         }
         if value.len() > MAX_LABEL_VALUE || value.contains(char::is_control) {
             return refuse("a value has at most 256 bytes and no control characters");
+        }
+        bytes += key.len() + value.len();
+        if bytes > MAX_LABEL_BYTES {
+            return refuse("a VM's labels have at most 4096 bytes in all");
         }
     }
     Ok(())
@@ -338,6 +345,12 @@ mod tests {
             },
             VmSpec {
                 labels: BTreeMap::from([("a".into(), "\n".into())]),
+                ..base.clone()
+            },
+            VmSpec {
+                labels: (0..20)
+                    .map(|n| (format!("k{n}"), "v".repeat(250)))
+                    .collect(),
                 ..base.clone()
             },
             VmSpec {

@@ -1,0 +1,16 @@
+//! The daemon, driven over its socket. The engine is a fake that runs real processes and a
+//! real agent protocol and can fail where it is told to; everything else is the real thing.
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "a test says what went wrong by failing"
+)]
+
+mod env;
+mod fake_agent;
+mod fake_engine;
+mod lifecycle;
+mod process;
+mod restart;
+mod run;

@@ -1,0 +1,105 @@
+//! What the next daemon finds.
+
+use crate::env::{TestEnv, entries, spec};
+use banger_api::{ProblemCode, RunVm, VmState, VmView};
+use banger_guest::frame::Kind;
+use banger_guest::request::Exec;
+
+#[tokio::test]
+async fn running_vm_is_adopted_with_its_process() {
+    let mut env = TestEnv::start().await;
+    let before = env.create("dev", true).await.unwrap();
+    env.close().await;
+    assert_eq!(env.engine.living().len(), 1);
+    env.open().await;
+    let after = env.get("/v1/vms/dev").await.unwrap();
+    assert_eq!((after.state, after.pid), (VmState::Running, before.pid));
+    let exec = Exec {
+        argv: vec!["exit".into(), "3".into()],
+        ..Exec::default()
+    };
+    let mut stream = env.client.upgrade("/v1/vms/dev/exec", &exec).await.unwrap();
+    let mut kinds = Vec::new();
+    while let Some(frame) = stream.recv().await.unwrap() {
+        kinds.push(frame.kind);
+    }
+    assert_eq!(kinds.last(), Some(&Kind::Exit));
+    env.delete("/v1/vms/dev?force=true").await.unwrap();
+    env.assert_nothing_left().await;
+}
+
+#[tokio::test]
+async fn vm_whose_process_is_gone_is_crashed_and_stays() {
+    let mut env = TestEnv::start().await;
+    let vm = env.create("dev", true).await.unwrap();
+    env.create("idle", false).await.unwrap();
+    env.lose();
+    let pid = i32::try_from(vm.pid.unwrap()).unwrap();
+    let pid = rustix::process::Pid::from_raw(pid).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+    while !env.engine.living().is_empty() {
+        tokio::task::yield_now().await;
+    }
+    env.open().await;
+    let after = env.get("/v1/vms/dev").await.unwrap();
+    assert_eq!(after.state, VmState::Crashed);
+    let why = after.exit.unwrap();
+    assert!(why.detail.contains("without bangerd"), "{why:?}");
+    let idle = env.get("/v1/vms/idle").await.unwrap();
+    assert_eq!(idle.state, VmState::Created);
+    assert_eq!(env.start_vm("dev").await.unwrap().state, VmState::Running);
+}
+
+#[tokio::test]
+async fn leftovers_of_a_killed_daemon_are_removed() {
+    let mut env = TestEnv::start().await;
+    let run = RunVm {
+        vm: spec("run"),
+        exec: Exec {
+            argv: vec!["hang".into()],
+            ..Exec::default()
+        },
+        workspace: None,
+    };
+    let mut stream = env.client.upgrade("/v1/run", &run).await.unwrap();
+    while stream.recv().await.unwrap().unwrap().kind != Kind::Reply
+        || env.engine.guest.taken.borrow().eq(&0)
+    {}
+    env.lose();
+    let stray = env.dirs.state.join("vms/vm-00000001");
+    std::fs::create_dir(&stray).unwrap();
+    std::fs::write(stray.join("disk.img"), "x").unwrap();
+    let foreign = env.dirs.state.join("vms/mine");
+    std::fs::create_dir(&foreign).unwrap();
+    env.open().await;
+    let vms: Vec<VmView> = env.client.get("/v1/vms").await.unwrap();
+    assert!(vms.is_empty());
+    assert!(env.engine.living().is_empty());
+    assert_eq!(env.rows(), 0);
+    assert_eq!(entries(&env.dirs.state.join("vms")), [foreign]);
+}
+
+#[tokio::test]
+async fn shutdown_ends_runs_and_lets_others_live() {
+    let mut env = TestEnv::start().await;
+    env.create("dev", true).await.unwrap();
+    let run = RunVm {
+        vm: spec("run"),
+        exec: Exec {
+            argv: vec!["hang".into()],
+            ..Exec::default()
+        },
+        workspace: None,
+    };
+    let mut stream = env.client.upgrade("/v1/run", &run).await.unwrap();
+    env.engine.started(2).await;
+    env.close().await;
+    let mut last = None;
+    while let Ok(Some(frame)) = stream.recv().await {
+        last = Some(frame);
+    }
+    let problem: banger_api::Problem = last.unwrap().parse().unwrap();
+    assert_eq!(problem.code, ProblemCode::Cancelled);
+    assert_eq!(env.rows(), 1);
+    assert_eq!(env.engine.living().len(), 1);
+}
