@@ -98,7 +98,7 @@ fn a_running_vm_is_private_to_its_owner() {
 #[test]
 fn the_api_describes_itself() {
     let env = TestEnv::bare();
-    env.ok(&["version"]);
+    env.ok(&["vm", "list"]);
     let socket = env.join("run/bangerd.sock");
     let outcome = finish(
         std::process::Command::new("curl")

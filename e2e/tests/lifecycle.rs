@@ -90,7 +90,7 @@ fn a_guest_that_powers_off_panics_or_hangs_is_told_apart() {
 
     env.ok(&["vm", "start", "dev"]);
     send(env.vmm_pid("dev"), Signal::KILL);
-    ended("crashed", "crashed");
+    ended("killed", "crashed");
 
     env.ok(&["vm", "start", "dev"]);
     env.ok(&["vm", "kill", "dev"]);
@@ -175,6 +175,7 @@ fn running_vms_survive_the_daemon_and_are_found_again() {
     env.sh("dev", "echo before > /run/mark");
     let pid = env.vmm_pid("dev");
     send(env.daemon_pid().unwrap(), Signal::KILL);
+    eventually("the daemon is gone", || env.daemon_pid().is_none());
     assert_eq!(env.sh("dev", "cat /run/mark"), "before");
     assert_eq!(env.vmm_pid("dev"), pid);
     env.ok(&["vm", "stop", "dev"]);

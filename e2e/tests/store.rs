@@ -36,7 +36,7 @@ fn kernels_are_listed_imported_chosen_and_removed() {
     let text = own.join("text");
     fs::write(&text, "not a kernel").unwrap();
     let stderr = own.fails(
-        1,
+        2,
         &["kernel", "import", "--name", "bad", text.to_str().unwrap()],
     );
     assert!(stderr.contains("ELF"), "{stderr}");
@@ -97,14 +97,14 @@ fn a_tar_becomes_an_image_that_boots_and_hostile_ones_are_refused() {
     );
     assert_eq!(made.code, 0, "{made:#?}");
     let stderr = env.fails(
-        1,
+        2,
         &["image", "import", "--tag", "evil", evil.to_str().unwrap()],
     );
     assert!(stderr.contains(".."), "{stderr}");
     let whole = fs::read(&tar).unwrap();
     fs::write(env.join("cut.tar"), &whole[..whole.len() / 2]).unwrap();
     env.fails(
-        1,
+        2,
         &[
             "image",
             "import",

@@ -12,7 +12,8 @@ pub struct VmmExit {
     pub signal: Option<i32>,
     /// Why.
     pub reason: ExitReason,
-    /// The last lines of `vmm.log`, at most 2 KiB; empty if it says nothing.
+    /// The reason that a panicking guest gave; else the last lines of `vmm.log`, at most 2 KiB.
+    /// Empty if nothing is said.
     pub detail: String,
 }
 

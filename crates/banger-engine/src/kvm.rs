@@ -19,6 +19,9 @@ pub enum Kvm {
     },
 }
 
+/// What helps where the CPU does not virtualise.
+const NESTED: &str = "on a virtual machine, let its host offer nested virtualisation";
+
 /// Looks at `/dev/kvm` and the CPU.
 pub fn probe_kvm() -> Kvm {
     let device = std::fs::OpenOptions::new()
@@ -40,7 +43,7 @@ fn judge(device: &io::Result<()>, cpuinfo: &str, arch: &str) -> Kvm {
         Ok(()) if virtualises => Kvm::Works,
         Ok(()) => unusable(
             "KVM here cannot run ordinary kernels (the CPU shows neither vmx nor svm)",
-            None,
+            Some(NESTED),
         ),
         Err(error) if error.kind() == io::ErrorKind::NotFound && virtualises => unusable(
             "/dev/kvm does not exist, though the CPU could virtualise",
@@ -50,13 +53,16 @@ fn judge(device: &io::Result<()>, cpuinfo: &str, arch: &str) -> Kvm {
         ),
         Err(error) if error.kind() == io::ErrorKind::NotFound => unusable(
             "there is no /dev/kvm, and the CPU shows neither vmx nor svm",
-            Some("on a virtual machine, let its host offer nested virtualisation"),
+            Some(NESTED),
         ),
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied && virtualises => unusable(
             "/dev/kvm may not be opened by this user",
             Some("sudo usermod -aG kvm \"$USER\", then log in anew"),
         ),
-        Err(error) => unusable(&format!("/dev/kvm cannot be opened ({error})"), None),
+        Err(error) => unusable(
+            &format!("/dev/kvm cannot be opened ({error})"),
+            Some(NESTED),
+        ),
     }
 }
 
@@ -91,7 +97,7 @@ mod tests {
             reason,
             "KVM here cannot run ordinary kernels (the CPU shows neither vmx nor svm)"
         );
-        assert_eq!(fix, None);
+        assert_eq!(fix.as_deref(), Some(NESTED));
         assert_ne!(judge(&Ok(()), "", "x86_64"), Kvm::Works);
     }
 

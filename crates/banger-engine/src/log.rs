@@ -89,15 +89,22 @@ fn nofollow() -> i32 {
     rustix::fs::OFlags::NOFOLLOW.bits().cast_signed()
 }
 
-/// Copies a source into a log until its end; tells whether the kernel's panic line went by.
-/// What cannot be written is dropped, so that a full disk never holds the machine up.
-pub(crate) async fn drain(mut source: impl AsyncRead + Unpin, mut log: CappedLog) -> bool {
+/// The longest reason of a panic that is kept, in bytes.
+const PANIC_REASON: usize = 200;
+
+/// Copies a source into a log until its end; returns the reason of the kernel's panic, if
+/// its line went by. What cannot be written is dropped, so that a full disk never holds the
+/// machine up.
+pub(crate) async fn drain(
+    mut source: impl AsyncRead + Unpin,
+    mut log: CappedLog,
+) -> Option<String> {
     let mut chunk = vec![0; CHUNK];
     let mut panic = PanicSearch::default();
     let mut failing = false;
     loop {
         let n = match source.read(&mut chunk).await {
-            Ok(0) | Err(_) => return panic.found,
+            Ok(0) | Err(_) => return panic.reason(),
             Ok(n) => n,
         };
         let bytes = chunk.get(..n).unwrap_or_default();
@@ -119,12 +126,22 @@ pub(crate) async fn drain(mut source: impl AsyncRead + Unpin, mut log: CappedLog
 #[derive(Debug, Default)]
 struct PanicSearch {
     matched: usize,
-    found: bool,
+    /// What followed the line's beginning, once that was found.
+    rest: Option<Vec<u8>>,
+    is_whole: bool,
 }
 
 impl PanicSearch {
     fn feed(&mut self, bytes: &[u8]) {
         for &byte in bytes {
+            if let Some(rest) = &mut self.rest {
+                self.is_whole |= byte == b'\n' || rest.len() == PANIC_REASON;
+                if self.is_whole {
+                    return;
+                }
+                rest.push(byte);
+                continue;
+            }
             if PANIC.get(self.matched) == Some(&byte) {
                 self.matched += 1;
             } else {
@@ -132,10 +149,16 @@ impl PanicSearch {
                 self.matched = usize::from(PANIC.first() == Some(&byte));
             }
             if self.matched == PANIC.len() {
-                self.found = true;
-                self.matched = 0;
+                self.rest = Some(Vec::new());
             }
         }
+    }
+
+    fn reason(&self) -> Option<String> {
+        let rest = self.rest.as_deref()?;
+        let text = String::from_utf8_lossy(rest);
+        let text: String = text.chars().filter(|c| !c.is_control()).collect();
+        Some(text.trim_start_matches(':').trim().to_owned())
     }
 }
 
@@ -203,10 +226,11 @@ mod tests {
             search.feed(b"KKernel KKe");
             search.feed(PANIC.get(..cut).unwrap());
             search.feed(PANIC.get(cut..).unwrap());
-            assert!(search.found, "{cut}");
+            search.feed(b": EXT4-fs: forced\r\nmore");
+            assert_eq!(search.reason().as_deref(), Some("EXT4-fs: forced"), "{cut}");
         }
         let dir = tempfile::tempdir().unwrap();
         let log = CappedLog::open(dir.path(), "x.log", 1000).await.unwrap();
-        assert!(!drain(&b"Kernel panik - not syncing"[..], log).await);
+        assert_eq!(drain(&b"Kernel panik - not syncing"[..], log).await, None);
     }
 }

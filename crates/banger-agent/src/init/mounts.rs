@@ -1,5 +1,6 @@
 //! File systems: the kernel's own, the root, and the move into it.
 
+use std::ffi::CStr;
 use std::fs;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -79,22 +80,31 @@ pub(super) fn mount_root(
     match root {
         Root::Disk { device } => {
             wait(device)?;
-            mount_ext4(device, NEW_ROOT, MountFlags::RELATIME)?;
+            mount_ext4(device, NEW_ROOT, MountFlags::RELATIME, Some(ON_ERROR))?;
             Ok(Disk(None))
         }
         Root::Overlay { base, upper } => {
             wait(base)?;
             wait(upper)?;
-            mount_ext4(base, BASE, MountFlags::RDONLY)?;
-            mount_ext4(upper, UPPER, MountFlags::RELATIME)?;
+            mount_ext4(base, BASE, MountFlags::RDONLY, None)?;
+            mount_ext4(upper, UPPER, MountFlags::RELATIME, Some(ON_ERROR))?;
             join_overlay()
         }
     }
 }
 
-fn mount_ext4(device: &str, target: &str, flags: MountFlags) -> Result<(), InitError> {
+/// A writable root that fails (the host's disk is full, say) ends the guest with that reason.
+/// The alternative, a root that turns read-only, leaves writers waiting for ever.
+const ON_ERROR: &CStr = c"errors=panic";
+
+fn mount_ext4(
+    device: &str,
+    target: &str,
+    flags: MountFlags,
+    options: Option<&CStr>,
+) -> Result<(), InitError> {
     fs::create_dir_all(target).map_err(failed(format!("make {target}")))?;
-    mount(device, target, "ext4", flags, None)
+    mount(device, target, "ext4", flags, options)
         .map_err(failed(format!("mount {device} on {target}")))
 }
 

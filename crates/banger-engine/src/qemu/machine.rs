@@ -56,9 +56,9 @@ impl Drop for Readers {
 /// The tasks that read what a QEMU says.
 #[derive(Debug)]
 pub(super) struct Sources {
-    pub(super) console: JoinHandle<bool>,
+    pub(super) console: JoinHandle<Option<String>>,
     /// Its messages; only its parent can read them.
-    pub(super) vmm: Option<JoinHandle<bool>>,
+    pub(super) vmm: Option<JoinHandle<Option<String>>>,
 }
 
 /// Waits for a QEMU's end and judges it.
@@ -79,14 +79,16 @@ impl Watch {
             crate::process::Ended::default()
         });
         let last_words = async {
-            let panic_on_console = self.sources.console.await.unwrap_or(false);
+            let panic = self.sources.console.await.unwrap_or_default();
             if let Some(vmm) = self.sources.vmm {
                 drop(vmm.await);
             }
             drop(self.monitor.await);
-            panic_on_console
+            panic
         };
-        let last_words = tokio::time::timeout(LAST_WORDS, last_words).await;
+        let panic = tokio::time::timeout(LAST_WORDS, last_words)
+            .await
+            .unwrap_or_default();
         let announced = *self
             .announcement
             .lock()
@@ -96,13 +98,18 @@ impl Watch {
             signal: ended.signal,
             kill_asked: self.kill_asked.load(Ordering::SeqCst),
             announced,
-            panic_on_console: last_words.unwrap_or(false),
+            panic_on_console: panic.is_some(),
+        };
+        let reason = judge(&facts);
+        let detail = match panic {
+            Some(panic) if reason == ExitReason::GuestPanic => panic,
+            _ => tail(self.vmm_log, DETAIL).await,
         };
         VmmExit {
             code: ended.code,
             signal: ended.signal,
-            reason: judge(&facts),
-            detail: tail(self.vmm_log, DETAIL).await,
+            reason,
+            detail,
         }
     }
 }
