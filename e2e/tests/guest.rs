@@ -174,7 +174,12 @@ fn systemd_can_be_init_with_the_agent_beside_it() {
         env.sh("full", "readlink /proc/1/exe"),
         "/usr/lib/systemd/systemd"
     );
-    let state = env.sh("full", "systemctl is-system-running --wait || true");
+    // The agent answers before systemd does.
+    let state = env.sh(
+        "full",
+        "until systemctl list-jobs >/dev/null 2>&1; do sleep 0.1; done; \
+         systemctl is-system-running --wait || true",
+    );
     assert!(["running", "degraded"].contains(&state.as_str()), "{state}");
     env.ok(&["vm", "stop", "-t", "60s", "full"]);
     let view = env.json(&["vm", "inspect", "full"]);

@@ -1,3 +1,5 @@
+//! Tests of `elf`.
+
 use super::*;
 
 /// A small ELF executable with these segments: offset, file size, address, memory size.

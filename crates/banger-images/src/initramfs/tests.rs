@@ -1,3 +1,5 @@
+//! Tests of `initramfs`.
+
 use super::*;
 use crate::Limits;
 use std::os::unix::fs::PermissionsExt;

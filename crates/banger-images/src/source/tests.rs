@@ -1,3 +1,5 @@
+//! Tests of `source`.
+
 use super::*;
 
 /// An apt directory with these files and a keyring.

@@ -1,3 +1,5 @@
+//! Tests of `tar_reader`.
+
 use super::*;
 
 #[test]

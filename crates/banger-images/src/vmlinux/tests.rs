@@ -1,3 +1,5 @@
+//! Tests of `vmlinux`.
+
 use super::*;
 use crate::elf::tests::good_elf;
 use std::io::Write;

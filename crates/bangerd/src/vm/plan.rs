@@ -134,7 +134,9 @@ impl PlanError {
             Self::NoSpace { .. } => {
                 Some("remove what is not needed: `banger vm list`, `banger image ls`".into())
             }
-            Self::Memory { .. } => Some("use less with -m".into()),
+            Self::Cpus(_) => Some("choose another number with -c".into()),
+            Self::Memory { .. } => Some("choose another size with -m".into()),
+            Self::Disk(_) => Some("choose another size with --disk".into()),
             _ => None,
         }
     }
