@@ -352,7 +352,7 @@ fn provision(env: &TestEnv) {
     DONE.get_or_init(|| {
         let lock = File::create(store().join("lock")).unwrap();
         rustix::fs::flock(&lock, FlockOperation::LockExclusive).unwrap();
-        if env.run(&["kernel", "inspect", "default"]).code != 0 {
+        if env.run(&["kernel", "default"]).code != 0 {
             env.ok(&["kernel", "pull"]);
         }
         if env.run(&["image", "inspect", "debian"]).code != 0 {

@@ -80,13 +80,13 @@ fn cargo(args: &[&str]) -> Command {
 /// Gets the default kernel and builds the `debian` image unless they are there; `banger` makes a command.
 fn provision(banger: &dyn Fn(&[&str]) -> Command) -> Result<()> {
     for (look, make) in [
-        (["kernel", "inspect", "default"], &["kernel", "pull"][..]),
+        (&["kernel", "default"][..], &["kernel", "pull"][..]),
         (
-            ["image", "inspect", "debian"],
-            &["image", "build", "debian"][..],
+            &["image", "inspect", "debian"],
+            &["image", "build", "debian"],
         ),
     ] {
-        if !banger(&look).output()?.status.success() {
+        if !banger(look).output()?.status.success() {
             must(&mut banger(make))?;
         }
     }
