@@ -8,6 +8,7 @@
 mod daemon;
 mod guest;
 mod lifecycle;
+mod readme;
 mod run;
 mod ssh;
 mod store;

@@ -54,8 +54,8 @@ fn report(steps: &[(&str, Duration)], dist: &Path) {
         "\nThat command ran in a VM of its own, which is gone. Next:\n\n  \
          export PATH={}:$PATH\n  \
          banger run\n  \
-         banger run . -- make\n  \
-         banger vm create --name dev --start && banger ssh dev",
+         banger run . -- ls -la\n  \
+         banger vm create dev --start && banger ssh dev",
         dist.display()
     );
 }

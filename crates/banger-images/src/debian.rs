@@ -22,7 +22,7 @@ use std::time::Duration;
 
 /// What the image has beside Debian's minimal base: enough to work in it over ssh, and to boot its
 /// own systemd.
-pub const DEFAULT_PACKAGES: [&str; 15] = [
+pub const DEFAULT_PACKAGES: [&str; 16] = [
     "ca-certificates",
     "curl",
     "dbus",
@@ -30,6 +30,7 @@ pub const DEFAULT_PACKAGES: [&str; 15] = [
     "iproute2",
     "kmod",
     "less",
+    "make",
     "netbase",
     "openssh-server",
     "procps",
