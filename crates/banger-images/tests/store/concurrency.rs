@@ -3,19 +3,22 @@
 use crate::archive::{Scene, Tar, list};
 use banger_images::{NoProgress, Progress, ProgressSink, Store};
 use std::fs;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
 
-/// Stops the work at its first report, until it is let go.
+/// Stops the work at its first report of storing, until it is let go.
 struct Pause {
+    has_paused: AtomicBool,
     reached: SyncSender<()>,
     go_on: Mutex<Receiver<()>>,
 }
 
 impl ProgressSink for Pause {
     fn report(&self, progress: Progress) {
-        if progress.step == "store image" && self.reached.try_send(()).is_ok() {
+        if progress.step == "store image" && !self.has_paused.swap(true, Ordering::SeqCst) {
+            self.reached.send(()).unwrap();
             let go_on = self.go_on.lock().unwrap_or_else(PoisonError::into_inner);
             go_on.recv().unwrap_or_default();
         }
@@ -37,6 +40,7 @@ fn open_sweeps_the_dead_and_spares_the_living() {
     let (reached, is_reached) = sync_channel(1);
     let (let_go, go_on) = sync_channel(1);
     let pause = Pause {
+        has_paused: AtomicBool::new(false),
         reached,
         go_on: Mutex::new(go_on),
     };
