@@ -140,8 +140,22 @@ impl TestEnv {
 
     /// Starts `banger ARGS` with its standard output in a pipe.
     pub fn start(&self, args: &[&str]) -> Running {
-        let mut child = self
-            .banger(args)
+        let banger = self.banger(args);
+        // A shell's background jobs begin with INT ignored, and so would all that they start.
+        let mut command = Command::new("env");
+        command
+            .arg("--default-signal=INT,QUIT,HUP")
+            .arg(banger.get_program())
+            .args(banger.get_args())
+            .env_clear()
+            .envs(
+                banger
+                    .get_envs()
+                    .filter_map(|(key, value)| Some((key, value?))),
+            )
+            .current_dir(self.path())
+            .stdin(Stdio::null());
+        let mut child = command
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()

@@ -148,12 +148,18 @@ fn the_guest_reaches_what_the_host_reaches_unless_it_has_no_network() {
     let port = listener.local_addr().unwrap().port();
     let server = std::thread::spawn(move || {
         let (mut stream, _) = listener.accept().unwrap();
-        let mut request = [0; 64];
-        let count = stream.read(&mut request).unwrap();
+        // Whole: a socket closed on unread bytes resets the connection.
+        let mut request = Vec::new();
+        while !request.ends_with(b"\r\n\r\n") {
+            let mut part = [0; 256];
+            let count = stream.read(&mut part).unwrap();
+            assert_ne!(count, 0, "half a request: {request:?}");
+            request.extend_from_slice(&part[..count]);
+        }
         stream
             .write_all(b"HTTP/1.0 200 OK\r\n\r\nfrom the host")
             .unwrap();
-        String::from_utf8_lossy(&request[..count]).into_owned()
+        String::from_utf8_lossy(&request).into_owned()
     });
     let url = format!("http://10.0.2.2:{port}/hello");
     let out = env.ok(&["run", "--", "curl", "-sS", "--max-time", "60", &url]);
