@@ -1,5 +1,5 @@
 # Every target is one line; what takes more lives in xtask/ (cargo xtask help).
-.PHONY: try test lint build bench packages
+.PHONY: try test lint build bench lab packages
 
 # Build, provision, boot a VM and run a command in it.
 try: packages
@@ -20,6 +20,10 @@ build: packages
 # Our boot against the raw engine's.
 bench: packages
 	cargo xtask bench boot
+
+# A host with systemd, KVM and Firecracker, in emulation (cargo xtask lab help).
+lab: packages
+	cargo xtask lab up
 
 packages:
 	@packaging/host-packages

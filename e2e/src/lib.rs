@@ -4,6 +4,7 @@
 //! Two variables come from `cargo xtask test`: `BANGER_E2E_DIST`, the directory with the
 //! programs, and `BANGER_E2E_STORE`, where the kernel and the image that all tests share are
 //! kept between runs. They are provisioned through the command line, once.
+//! `BANGER_E2E_CONFIG`, if set, is the text of every `config.toml`.
 #![forbid(unsafe_code)]
 #![allow(
     clippy::unwrap_used,
@@ -69,6 +70,9 @@ impl TestEnv {
             .permissions(fs::Permissions::from_mode(0o700))
             .tempdir_in("/tmp")
             .unwrap();
+        if let Some(config) = std::env::var_os("BANGER_E2E_CONFIG") {
+            fs::write(root.path().join("config.toml"), config.as_encoded_bytes()).unwrap();
+        }
         Self { root, dist }
     }
 

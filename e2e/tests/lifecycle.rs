@@ -137,7 +137,9 @@ fn ctrl_alt_del_ends_a_guest_in_order() {
 #[test]
 fn logs_show_the_console_and_stay_small_under_a_flood() {
     let env = TestEnv::new();
-    fs::write(env.join("config.toml"), "[daemon]\nlog_cap = \"256K\"\n").unwrap();
+    let config = fs::read_to_string(env.join("config.toml")).unwrap_or_default();
+    let config = format!("{config}\n[daemon]\nlog_cap = \"256K\"\n");
+    fs::write(env.join("config.toml"), config).unwrap();
     env.vm("dev");
     env.sh("dev", "echo hello-from-console > /dev/console");
     eventually("the console is logged", || {

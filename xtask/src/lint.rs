@@ -30,7 +30,15 @@ const EDGES: [(&str, &[&str]); 12] = [
     ),
     ("banger", &["banger-api", "banger-guest", "banger-names"]),
     ("e2e", &[]),
-    ("xtask", &["banger-api", "banger-guest"]),
+    (
+        "xtask",
+        &[
+            "banger-api",
+            "banger-guest",
+            "banger-images",
+            "banger-names",
+        ],
+    ),
     ("fuzz", &[]),
 ];
 

@@ -8,7 +8,9 @@
 
 mod bench;
 mod build;
+mod lab;
 mod lint;
+mod smoke;
 mod suite;
 mod trial;
 
@@ -24,13 +26,15 @@ cargo xtask CHORE
   test [NAME]  unit tests, then real VMs through the real command line;
                NAME picks tests by a part of their name
   lint         formatting, clippy and the rules of ARCHITECTURE.md
-  bench boot   our boot and exec against the raw engine's [--runs N] [--json FILE]";
+  smoke [NAME] the promises on a KVM host: in the lab, by Firecracker (JOBS=2)
+  bench boot   our boot and exec against the raw engine's [--runs N] [--json FILE]
+  lab VERB     an emulated host with systemd, KVM and Firecracker (cargo xtask lab help)";
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     match dispatch(&args) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             eprintln!("xtask: {error:#}");
             ExitCode::FAILURE
@@ -38,19 +42,23 @@ fn main() -> ExitCode {
     }
 }
 
-fn dispatch(args: &[&str]) -> Result<()> {
+fn dispatch(args: &[&str]) -> Result<ExitCode> {
     match args {
+        // What runs in the lab has an exit code of its own.
+        ["lab", args @ ..] => return lab::run(args),
         ["build"] => build::dist().map(drop),
         ["try"] => trial::run(),
         ["test", filter @ ..] => suite::run(filter),
         ["lint"] => lint::run(),
+        ["smoke", filter @ ..] => smoke::run(filter),
         ["bench", "boot", options @ ..] => bench::boot(options),
         [] | ["help" | "-h" | "--help"] => {
             println!("{HELP}");
             Ok(())
         }
         _ => bail!("no such chore: {}\n\n{HELP}", args.join(" ")),
-    }
+    }?;
+    Ok(ExitCode::SUCCESS)
 }
 
 /// The repository's top directory.
@@ -77,18 +85,20 @@ fn cargo(args: &[&str]) -> Command {
     command
 }
 
-/// Gets the default kernel and builds the `debian` image unless they are there; `banger` makes a command.
-fn provision(banger: &dyn Fn(&[&str]) -> Command) -> Result<()> {
-    for (look, make) in [
-        (&["kernel", "default"][..], &["kernel", "pull"][..]),
-        (
-            &["image", "inspect", "debian"],
-            &["image", "build", "debian"],
-        ),
-    ] {
-        if !banger(look).output()?.status.success() {
-            must(&mut banger(make))?;
-        }
+/// What a VM needs: what it is, how to look for it, how to make it.
+const PROVISIONS: [(&str, &[&str], &[&str]); 2] = [
+    ("get a kernel", &["kernel", "default"], &["kernel", "pull"]),
+    (
+        "build the debian image",
+        &["image", "inspect", "debian"],
+        &["image", "build", "debian"],
+    ),
+];
+
+/// Makes one of [`PROVISIONS`] unless it is there; `banger` makes a command.
+fn provide(banger: &dyn Fn(&[&str]) -> Command, look: &[&str], make: &[&str]) -> Result<()> {
+    if banger(look).output()?.status.success() {
+        return Ok(());
     }
-    Ok(())
+    must(&mut banger(make))
 }

@@ -1,7 +1,8 @@
 //! `cargo xtask try`: from a fresh checkout to a command inside a VM, each step timed.
 
-use crate::{build, must, provision};
+use crate::{PROVISIONS, build, must, provide};
 use anyhow::Result;
+use std::io::IsTerminal;
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -25,12 +26,15 @@ pub(crate) fn run() -> Result<()> {
     let dist = dist.unwrap_or_default();
     let banger = |args: &[&str]| {
         let mut command = Command::new(dist.join("banger"));
+        if !std::io::stderr().is_terminal() {
+            command.args(["--progress", "plain"]);
+        }
         command.args(args);
         command
     };
-    timed("get a kernel and build the debian image", &mut || {
-        provision(&banger)
-    })?;
+    for (name, look, make) in PROVISIONS {
+        timed(name, &mut || provide(&banger, look, make))?;
+    }
     timed("boot a VM and run a command in it", &mut || {
         must(&mut banger(&[
             "run",

@@ -3,16 +3,22 @@
 //! What is unpacked stays below its directory: the tar crate refuses names that lead out and
 //! resolves each parent before it writes. What is packed is read as it is; sockets are left out.
 
-use std::io;
-use std::os::unix::fs::{FileTypeExt, lchown};
+use std::fs::{File, Metadata};
+use std::io::{self, Read};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, lchown};
 use std::path::{Component, Path, PathBuf};
 
+use banger_guest::exactly::Exactly;
 use banger_guest::request::{CopyIn, CopyOut, Failure, FailureCode, Reply};
-use tar::{Archive, Builder, EntryType, HeaderMode};
+use rustix::fs::{OFlags, major, minor};
+use tar::{Archive, Builder, EntryType, Header, HeaderMode};
 
 use crate::exec::find_user;
 use crate::serve::io_failure;
 use crate::stream::{DataReader, DataWriter, Stream, StreamError, failure};
+
+/// The most that is read of a file that says it is empty, as those of /proc do.
+const MAX_UNSIZED: u64 = 16 * 1024 * 1024;
 
 /// Unpacks what the host sends below a directory.
 pub fn copy_in(mut stream: Stream, request: &CopyIn) -> Result<(), StreamError> {
@@ -235,9 +241,6 @@ pub fn copy_out(stream: Stream, request: &CopyOut) -> Result<(), StreamError> {
     };
     stream.reply(&Reply::default())?;
     let mut builder = Builder::new(stream.data_writer());
-    builder.follow_symlinks(false);
-    builder.mode(HeaderMode::Complete);
-    builder.sparse(false);
     let packed = pack(&mut builder, &path, &name);
     match packed {
         Ok(()) => match builder.into_inner() {
@@ -261,22 +264,20 @@ fn pack(builder: &mut Builder<DataWriter<'_>>, top: &Path, name: &Path) -> Resul
     let mut left = vec![(top.to_owned(), name.to_owned())];
     while let Some((path, name)) = left.pop() {
         let failed = |error: io::Error| io_failure(&format!("read {path:?}"), &innermost(error));
-        let kind = match std::fs::symlink_metadata(&path) {
-            Ok(metadata) => metadata.file_type(),
+        let metadata = match std::fs::symlink_metadata(&path) {
+            Ok(metadata) => metadata,
             // Gone since it was listed.
             Err(error) if error.kind() == io::ErrorKind::NotFound && path != top => continue,
             Err(error) => return Err(failed(error)),
         };
+        let kind = metadata.file_type();
         if kind.is_socket() {
             continue;
         }
+        pack_entry(builder, &path, &name, &metadata, path == top).map_err(failed)?;
         if !kind.is_dir() {
-            builder
-                .append_path_with_name(&path, &name)
-                .map_err(failed)?;
             continue;
         }
-        builder.append_dir(&name, &path).map_err(failed)?;
         let mut names = std::fs::read_dir(&path)
             .and_then(|entries| {
                 entries
@@ -289,4 +290,42 @@ fn pack(builder: &mut Builder<DataWriter<'_>>, top: &Path, name: &Path) -> Resul
         left.extend(below.map(|entry| (path.join(entry), name.join(entry))));
     }
     Ok(())
+}
+
+/// Packs one file, directory, link, device or pipe. By hand: the tar crate takes a device's path for
+/// its name, and lets a file that grows run over into the next entry.
+fn pack_entry(
+    builder: &mut Builder<DataWriter<'_>>,
+    path: &Path,
+    name: &Path,
+    metadata: &Metadata,
+    is_top: bool,
+) -> io::Result<()> {
+    let mut header = Header::new_gnu();
+    header.set_metadata_in_mode(metadata, HeaderMode::Complete);
+    let kind = metadata.file_type();
+    if kind.is_symlink() {
+        return builder.append_link(&mut header, name, std::fs::read_link(path)?);
+    }
+    if !kind.is_file() {
+        if kind.is_char_device() || kind.is_block_device() {
+            header.set_device_major(major(metadata.rdev()))?;
+            header.set_device_minor(minor(metadata.rdev()))?;
+        }
+        return builder.append_data(&mut header, name, io::empty());
+    }
+    let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
+    let file = File::options()
+        .read(true)
+        .custom_flags(flags.bits().cast_signed())
+        .open(path)?;
+    let size = file.metadata()?.len();
+    if size == 0 && is_top {
+        let mut content = Vec::new();
+        file.take(MAX_UNSIZED).read_to_end(&mut content)?;
+        header.set_size(content.len() as u64);
+        return builder.append_data(&mut header, name, content.as_slice());
+    }
+    header.set_size(size);
+    builder.append_data(&mut header, name, Exactly::new(file, size))
 }

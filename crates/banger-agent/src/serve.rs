@@ -15,7 +15,8 @@ use crate::reaper::Reaper;
 use crate::stream::{Stream, StreamError, failure};
 use crate::{copy, exec, log, ssh};
 
-/// The most commands (and connections, and copies) at once.
+/// The most commands (and connections, and copies) at once. Questions about health and the end of the
+/// guest are not held to it.
 const MAX_STREAMS: u32 = 256;
 
 /// How long a `PowerOff` waits for the host to take the reply before it goes ahead.
@@ -94,12 +95,14 @@ impl Agent {
                 return stream.fail(&failure(FailureCode::Invalid, log::chain(&error)));
             }
         };
-        let Some(_counted) = Counted::new(&self.streams, MAX_STREAMS) else {
+        let is_brief = matches!(request, Request::Health | Request::PowerOff);
+        let counted = Counted::new(&self.streams, MAX_STREAMS);
+        if counted.is_none() && !is_brief {
             return stream.fail(&failure(
                 FailureCode::Limit,
                 format!("the agent serves {MAX_STREAMS} requests already"),
             ));
-        };
+        }
         match request {
             Request::Health => stream.reply(&Reply {
                 health: Some(self.health()),

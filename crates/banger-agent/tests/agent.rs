@@ -10,7 +10,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::Command;
-use std::sync::Arc;
+use std::sync::{Arc, Condvar, Mutex};
 
 use banger_agent::channel::serve_mux;
 use banger_agent::reaper::Reaper;
@@ -34,8 +34,12 @@ fn agent() -> Arc<Agent> {
 
 /// Sends a request over a stream of its own.
 fn ask(wanted: &Request) -> (Stream, Result<Reply, Failure>) {
+    ask_of(&agent(), wanted)
+}
+
+fn ask_of(agent: &Arc<Agent>, wanted: &Request) -> (Stream, Result<Reply, Failure>) {
     let (near, far) = UnixStream::pair().unwrap();
-    agent().serve_in_thread(far.into());
+    agent.serve_in_thread(far.into());
     let mut host = Stream::new(near.into());
     host.send(&Frame::json(Kind::Request, wanted).unwrap())
         .unwrap();
@@ -129,6 +133,62 @@ fn copies_go_round_with_modes_times_and_links() {
     assert_eq!(entry.header().entry_type(), tar::EntryType::Symlink);
 }
 
+/// The entries of a tar stream: kind, name and content.
+fn entries(tar: &[u8]) -> Vec<(tar::EntryType, String, Vec<u8>)> {
+    let mut archive = tar::Archive::new(tar);
+    let entries = archive.entries().unwrap();
+    entries
+        .map(|entry| {
+            let mut entry = entry.unwrap();
+            let mut content = Vec::new();
+            entry.read_to_end(&mut content).unwrap();
+            let name = entry.path().unwrap().display().to_string();
+            (entry.header().entry_type(), name, content)
+        })
+        .collect()
+}
+
+#[test]
+fn copy_out_keeps_to_the_size_of_a_file_that_grows() {
+    let dir = tempfile::tempdir().unwrap();
+    let grows = dir.path().join("grows");
+    std::fs::write(dir.path().join("next"), "whole").unwrap();
+    for _ in 0..5 {
+        std::fs::write(&grows, vec![b'a'; 1 << 20]).unwrap();
+        let found = std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let mut file = std::fs::File::options().append(true).open(&grows).unwrap();
+                for _ in 0..1000 {
+                    file.write_all(&[b'b'; 4097]).unwrap();
+                }
+            });
+            entries(&copy_out(dir.path()).unwrap())
+        });
+        assert_eq!(found.len(), 3);
+        assert_eq!(found[2].2, b"whole");
+    }
+}
+
+#[test]
+fn copy_out_takes_devices_pipes_and_files_that_say_they_are_empty() {
+    let dir = tempfile::tempdir().unwrap();
+    let status = Command::new("mkfifo")
+        .arg(dir.path().join("pipe"))
+        .status()
+        .unwrap();
+    assert!(status.success());
+    let found = entries(&copy_out(dir.path()).unwrap());
+    assert_eq!(found[1].0, tar::EntryType::Fifo);
+    assert!(found[1].1.ends_with("/pipe"), "{found:?}");
+    let found = entries(&copy_out(Path::new("/dev/null")).unwrap());
+    assert_eq!(
+        found,
+        [(tar::EntryType::Char, "null".to_owned(), Vec::new())]
+    );
+    let found = entries(&copy_out(Path::new("/proc/version")).unwrap());
+    assert!(found[0].2.starts_with(b"Linux version"), "{found:?}");
+}
+
 #[test]
 fn copies_say_what_is_missing() {
     let dir = tempfile::tempdir().unwrap();
@@ -207,6 +267,36 @@ fn dial_joins_a_port_both_ways() {
 }
 
 #[test]
+fn a_full_agent_still_tells_its_health_and_powers_off() {
+    static OFF: (Mutex<bool>, Condvar) = (Mutex::new(false), Condvar::new());
+    let power_off: fn() = || {
+        *OFF.0.lock().unwrap() = true;
+        OFF.1.notify_all();
+    };
+    let agent = Arc::new(Agent::new(Reaper::own(), false, Vec::new(), power_off));
+    let dir = tempfile::tempdir().unwrap();
+    let copy = Request::CopyIn(CopyIn {
+        dir: dir.path().to_str().unwrap().to_owned(),
+        create: false,
+        owner: String::new(),
+    });
+    let held: Vec<_> = (0..256).map(|_| ask_of(&agent, &copy)).collect();
+    assert!(held.iter().all(|(_, answer)| answer.is_ok()));
+    let refused = ask_of(&agent, &copy).1.unwrap_err();
+    assert_eq!(refused.code, FailureCode::Limit);
+    assert!(ask_of(&agent, &Request::Health).1.unwrap().health.is_some());
+    let (host, answer) = ask_of(&agent, &Request::PowerOff);
+    answer.unwrap();
+    drop(host);
+    let limit = std::time::Duration::from_secs(20);
+    let (is_off, _) = OFF
+        .1
+        .wait_timeout_while(OFF.0.lock().unwrap(), limit, |is_off| !*is_off)
+        .unwrap();
+    assert!(*is_off, "the guest was not ended");
+}
+
+#[test]
 fn requests_that_do_not_parse_are_failures() {
     let (near, far) = UnixStream::pair().unwrap();
     agent().serve_in_thread(far.into());
@@ -256,6 +346,7 @@ async fn run(client: &MuxClient, script: &str, input: &[u8]) -> (Vec<u8>, Exit) 
         while let Some(frame) = reader.recv().await.unwrap() {
             match frame.kind {
                 Kind::Stdout => output.extend(frame.payload),
+                Kind::Taken => {}
                 Kind::Exit => return (output, frame.parse().unwrap()),
                 kind => panic!("{kind:?}"),
             }

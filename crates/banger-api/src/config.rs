@@ -77,8 +77,20 @@ impl Default for DebianConfig {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct EngineConfig {
+    /// `firecracker` or `qemu` for every VM; for each the best that can run it when left out.
+    pub prefer: Option<EngineName>,
     /// `kvm` or `tcg` (emulation); chosen by what works when left out.
     pub accel: Option<Accel>,
+}
+
+/// An engine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum EngineName {
+    /// Firecracker: needs KVM, and has no network without root.
+    Firecracker,
+    /// QEMU.
+    Qemu,
 }
 
 /// How QEMU runs the guest's instructions.

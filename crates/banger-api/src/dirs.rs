@@ -30,6 +30,14 @@ pub enum DirsError {
     /// Neither `HOME` nor `BANGER_HOME` is set.
     #[error("find the home directory: neither HOME nor BANGER_HOME is set to an absolute path")]
     NoHome,
+    /// `BANGER_HOME` or `BANGER_CONFIG` would mean another place in another directory.
+    #[error("use {name}={path:?}: it is not an absolute path")]
+    Relative {
+        /// The variable.
+        name: &'static str,
+        /// Its value.
+        path: PathBuf,
+    },
     /// A system call failed.
     #[error("{verb} {path:?}")]
     Io {
@@ -59,6 +67,13 @@ impl Dirs {
                 .map(PathBuf::from)
                 .filter(|path| path.is_absolute())
         };
+        for name in ["BANGER_HOME", "BANGER_CONFIG"] {
+            if let Some(path) = env::var_os(name).map(PathBuf::from)
+                && !path.is_absolute()
+            {
+                return Err(DirsError::Relative { name, path });
+            }
+        }
         let config_override = absolute("BANGER_CONFIG");
         if let Some(home) = absolute("BANGER_HOME") {
             return Ok(Self {
@@ -115,11 +130,12 @@ impl Dirs {
     }
 
     /// Makes the runtime directory if it is missing, then checks on the opened directory that
-    /// it is a directory, no link, ours and of mode 0700.
+    /// it is a directory, no link, ours and of mode 0700, in a place where nobody can replace it.
     pub fn ensure_runtime(&self) -> Result<(), DirsError> {
         let path = &self.runtime;
         if let Some(parent) = path.parent() {
             make_private_dirs(parent)?;
+            verify_parent(parent)?;
         }
         match rustix::fs::mkdir(path, Mode::RWXU) {
             Ok(()) | Err(rustix::io::Errno::EXIST) => {}
@@ -127,6 +143,26 @@ impl Dirs {
         }
         verify_runtime(path)
     }
+}
+
+/// Checks that nobody but us and root can replace what is in `path`. (Root that took over a
+/// user's `XDG_RUNTIME_DIR` would else work in a directory that this user can swap.)
+fn verify_parent(path: &Path) -> Result<(), DirsError> {
+    let stat = rustix::fs::stat(path).map_err(|errno| io_error("look at", path, errno))?;
+    let fault = if stat.st_uid != 0 && stat.st_uid != rustix::process::geteuid().as_raw() {
+        format!(
+            "is to be below this one, which belongs to uid {}",
+            stat.st_uid
+        )
+    } else if stat.st_mode & 0o1002 == 0o0002 {
+        "is to be below this one, which anybody can write to".into()
+    } else {
+        return Ok(());
+    };
+    Err(DirsError::Unsafe {
+        path: path.to_owned(),
+        fault,
+    })
 }
 
 /// Checks that `path` is a real directory, owned by the effective user, of mode 0700.
@@ -230,6 +266,23 @@ mod tests {
             dirs(file).ensure_runtime(),
             Err(DirsError::Unsafe { .. })
         ));
+    }
+
+    #[test]
+    fn runtime_refuses_a_place_where_others_can_replace_it() {
+        let temp = tempfile::tempdir().unwrap();
+        let parent = temp.path().join("parent");
+        std::fs::create_dir(&parent).unwrap();
+        let refused = |mode: u32| {
+            std::fs::set_permissions(&parent, std::fs::Permissions::from_mode(mode)).unwrap();
+            dirs(parent.join("run")).ensure_runtime().is_err()
+        };
+        assert!(refused(0o777));
+        assert!(!refused(0o1777) && !refused(0o755));
+        if rustix::process::geteuid().is_root() {
+            std::os::unix::fs::chown(&parent, Some(12345), None).unwrap();
+            assert!(refused(0o700));
+        }
     }
 
     #[test]

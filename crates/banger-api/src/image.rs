@@ -2,6 +2,7 @@
 
 use banger_names::{ByteSize, Digest, KernelName, Tag};
 use serde::{Deserialize, Serialize};
+use std::num::NonZeroU16;
 use utoipa::ToSchema;
 
 /// An image as shown.
@@ -103,6 +104,8 @@ pub struct KernelView {
 pub enum AddKernel {
     /// Gets a distribution's kernel.
     Pull(PullKernel),
+    /// Builds a lean one from a distribution's source.
+    Build(BuildKernel),
     /// Takes it from files on the host.
     Import(ImportKernel),
 }
@@ -115,6 +118,22 @@ pub struct PullKernel {
     pub suite: Option<String>,
     /// The archive's mirror; the host's own when left out.
     pub mirror: Option<String>,
+}
+
+/// Builds a lean kernel, with everything that a guest needs built in.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct BuildKernel {
+    /// The name it gets; `lean-VERSION` when left out.
+    #[schema(value_type = Option<String>)]
+    pub name: Option<KernelName>,
+    /// The release whose source is taken, as `bookworm`; the configuration's when left out.
+    pub suite: Option<String>,
+    /// The archive's mirror; the host's own when left out.
+    pub mirror: Option<String>,
+    /// How many compilers run at once; as many as there are CPUs when left out.
+    #[schema(value_type = Option<u16>)]
+    pub jobs: Option<NonZeroU16>,
 }
 
 /// Imports a kernel from files on the host.

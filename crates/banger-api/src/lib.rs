@@ -19,11 +19,11 @@ pub mod stream;
 mod system;
 mod vm;
 
-pub use config::{Accel, Config, DaemonConfig, DebianConfig, EngineConfig, VmDefaults};
+pub use config::{Accel, Config, DaemonConfig, DebianConfig, EngineConfig, EngineName, VmDefaults};
 pub use dirs::{Dirs, DirsError};
 pub use image::{
-    AddImage, AddKernel, BuildImage, ImageView, ImportImage, ImportKernel, KernelView, PullKernel,
-    SetDefaultKernel,
+    AddImage, AddKernel, BuildImage, BuildKernel, ImageView, ImportImage, ImportKernel, KernelView,
+    PullKernel, SetDefaultKernel,
 };
 pub use problem::{Problem, ProblemBody, ProblemCode};
 pub use stream::{Progress, Step};

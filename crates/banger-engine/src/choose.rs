@@ -1,12 +1,14 @@
-//! Which engine this host offers, and what stands in the way of a better one.
+//! Which engine runs a VM, and why: pure, given what this host has.
 
 use std::fmt;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::qemu::{self, Qemu, Version};
-use crate::{Engine, EngineError, Kvm, probe_kvm};
+use crate::firecracker::{Firecracker, NO_NETWORK};
+use crate::host::Host;
+use crate::qemu::Qemu;
+use crate::{Engine, EngineError, Kvm, NetworkMode};
 
 /// The engines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -14,12 +16,15 @@ use crate::{Engine, EngineError, Kvm, probe_kvm};
 pub enum EngineKind {
     /// QEMU's `qemu-system-x86_64`.
     Qemu,
+    /// Firecracker.
+    Firecracker,
 }
 
 impl fmt::Display for EngineKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
             Self::Qemu => "qemu",
+            Self::Firecracker => "firecracker",
         })
     }
 }
@@ -34,151 +39,289 @@ pub enum Accel {
     Tcg,
 }
 
-/// Something a doctor has looked at.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Finding {
-    /// What was looked at: `qemu` or `kvm`.
-    pub subject: String,
-    /// How it is.
-    pub level: Level,
-    /// What was seen, in one line.
-    pub message: String,
-    /// What the user can do, where anything is to be done.
-    pub fix: Option<String>,
+/// What is asked of an engine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Wish {
+    /// The engine; the best that fits when left out.
+    pub engine: Option<EngineKind>,
+    /// What executes the guest's instructions; the best that works when left out.
+    pub accel: Option<Accel>,
+    /// The network that the VM needs.
+    pub network: NetworkMode,
 }
 
-/// How serious a finding is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Level {
-    /// As it should be.
-    Ok,
-    /// VMs run, but not as well as they could.
-    Warning,
-    /// No VM can run.
-    Error,
+/// What was decided.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Choice {
+    pub(crate) kind: EngineKind,
+    pub(crate) accel: Accel,
+    /// Why it is not what everybody wants, if it is not; a part of a line for people.
+    pub(crate) why: String,
 }
 
-/// Chooses the best engine of this host within the caller's wishes.
-pub async fn choose(
-    prefer: Option<EngineKind>,
-    accel: Option<Accel>,
-) -> Result<Arc<dyn Engine>, EngineError> {
-    match prefer {
-        None | Some(EngineKind::Qemu) => {}
+/// What keeps a VM from running under Firecracker.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Obstacle {
+    reason: String,
+    fix: String,
+}
+
+impl Host {
+    /// Chooses the engine for a VM: Firecracker where it can run it, else QEMU.
+    pub fn choose(&self, wish: &Wish) -> Result<Arc<dyn Engine>, EngineError> {
+        let choice = decide(self, wish)?;
+        Ok(match choice.kind {
+            EngineKind::Qemu => {
+                Arc::new(Qemu::new(self.qemu.clone()?, choice.accel, choice.why)) as Arc<dyn Engine>
+            }
+            EngineKind::Firecracker => Arc::new(Firecracker::new(self.firecracker.clone()?)),
+        })
     }
-    let look = tokio::task::spawn_blocking(|| (qemu::find(), probe_kvm()));
-    let (found, kvm) = look.await.map_err(|error| EngineError::Io {
-        step: "look for an engine".into(),
-        source: error.into(),
-    })?;
-    let (path, version) = found?;
-    let (accel, why) = decide(accel, &kvm)?;
-    Ok(Arc::new(Qemu::new(path, version, accel, why)))
 }
 
-/// Which acceleration to use, and why if it is not the one everybody wants.
-fn decide(asked: Option<Accel>, kvm: &Kvm) -> Result<(Accel, String), EngineError> {
-    match (asked, kvm) {
-        (Some(Accel::Tcg), _) => Ok((Accel::Tcg, "asked for".into())),
-        (Some(Accel::Kvm), Kvm::Unusable { reason, fix }) => Err(EngineError::Kvm {
-            reason: reason.clone(),
-            fix: fix.clone(),
+pub(crate) fn decide(host: &Host, wish: &Wish) -> Result<Choice, EngineError> {
+    let obstacle = firecracker_obstacle(host, wish);
+    match (wish.engine, obstacle) {
+        (None | Some(EngineKind::Firecracker), None) => Ok(Choice {
+            kind: EngineKind::Firecracker,
+            accel: Accel::Kvm,
+            why: String::new(),
         }),
-        (None | Some(Accel::Kvm), Kvm::Works) => Ok((Accel::Kvm, String::new())),
-        (None, Kvm::Unusable { reason, .. }) => Ok((Accel::Tcg, reason.clone())),
-    }
-}
-
-/// Looks at all that engines need, for the doctor. Blocks for some 20 ms.
-pub fn findings() -> Vec<Finding> {
-    vec![qemu_finding(qemu::find()), kvm_finding(probe_kvm())]
-}
-
-fn qemu_finding(found: Result<(std::path::PathBuf, Version), EngineError>) -> Finding {
-    let subject = "qemu".to_owned();
-    match found {
-        Ok((path, version)) if version.is_supported() => Finding {
-            subject,
-            level: Level::Ok,
-            message: format!("QEMU {version} at {}", path.display()),
-            fix: None,
-        },
-        Ok((path, version)) => Finding {
-            subject,
-            level: Level::Warning,
-            message: format!(
-                "QEMU {version} at {} is older than {}, the oldest that banger is tested with",
-                path.display(),
-                Version::OLDEST
-            ),
-            fix: Some("install a newer qemu-system-x86".into()),
-        },
-        Err(error) => Finding {
-            subject,
-            level: Level::Error,
-            fix: error.fix().map(str::to_owned),
-            message: match error {
-                EngineError::Missing {
-                    program, reason, ..
-                } => format!("{program}: {reason}"),
-                other => other.to_string(),
-            },
+        (Some(EngineKind::Firecracker), Some(obstacle)) => Err(EngineError::Unfit {
+            engine: EngineKind::Firecracker,
+            reason: obstacle.reason,
+            fix: obstacle.fix,
+        }),
+        (Some(EngineKind::Qemu), _) => qemu(host, wish, "asked for"),
+        (None, Some(_)) => match &host.firecracker {
+            Ok(found) => {
+                let why = format!("not Firecracker {}: {NO_NETWORK}", found.version);
+                qemu(host, wish, &why)
+            }
+            Err(_) => qemu(host, wish, ""),
         },
     }
 }
 
-fn kvm_finding(kvm: Kvm) -> Finding {
-    let subject = "kvm".to_owned();
-    match kvm {
-        Kvm::Works => Finding {
-            subject,
-            level: Level::Ok,
-            message: "/dev/kvm opens and the CPU virtualises".into(),
-            fix: None,
-        },
-        Kvm::Unusable { reason, fix } => Finding {
-            subject,
-            level: Level::Warning,
-            message: format!("{reason}, using emulation"),
-            fix,
-        },
+/// The first reason why this VM cannot run under Firecracker here; those that no other
+/// configuration of the VM would help come first.
+fn firecracker_obstacle(host: &Host, wish: &Wish) -> Option<Obstacle> {
+    let obstacle = |reason: &str, fix: &str| {
+        Some(Obstacle {
+            reason: reason.to_owned(),
+            fix: fix.to_owned(),
+        })
+    };
+    if let Err(missing) = &host.firecracker {
+        return obstacle(&missing.reason, &missing.fix);
     }
+    if let Kvm::Unusable { reason, fix } = &host.kvm {
+        let fix = fix.as_deref().unwrap_or("set engine.prefer to \"qemu\"");
+        return obstacle(reason, fix);
+    }
+    if wish.accel == Some(Accel::Tcg) {
+        return obstacle(
+            "it does not emulate",
+            "leave engine.accel out of the configuration, or engine.prefer",
+        );
+    }
+    match wish.network {
+        NetworkMode::None => None,
+        NetworkMode::User => obstacle(
+            NO_NETWORK,
+            "use --network none, or leave engine.prefer out of the configuration",
+        ),
+    }
+}
+
+/// QEMU. `why` is told with KVM, where nothing else explains why it is not Firecracker.
+fn qemu(host: &Host, wish: &Wish, why: &str) -> Result<Choice, EngineError> {
+    if let Err(missing) = &host.qemu {
+        let mut missing = missing.clone();
+        let unnetworked = Wish {
+            network: NetworkMode::None,
+            ..*wish
+        };
+        if wish.engine.is_none() && firecracker_obstacle(host, &unnetworked).is_none() {
+            missing
+                .fix
+                .push_str(", or use --network none to run under Firecracker");
+        }
+        return Err(missing.into());
+    }
+    let (accel, why) = match (wish.accel, &host.kvm) {
+        (Some(Accel::Tcg), _) => (Accel::Tcg, "asked for"),
+        (Some(Accel::Kvm), Kvm::Unusable { reason, fix }) => {
+            return Err(EngineError::Kvm {
+                reason: reason.clone(),
+                fix: fix.clone(),
+            });
+        }
+        (None | Some(Accel::Kvm), Kvm::Works) => (Accel::Kvm, why),
+        (None, Kvm::Unusable { reason, .. }) => (Accel::Tcg, reason.as_str()),
+    };
+    Ok(Choice {
+        kind: EngineKind::Qemu,
+        accel,
+        why: why.to_owned(),
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::program::{Found, Missing, Version};
 
-    fn broken() -> Kvm {
-        Kvm::Unusable {
-            reason: "the CPU shows neither vmx nor svm".into(),
-            fix: None,
+    const PLAIN: Wish = Wish {
+        engine: None,
+        accel: None,
+        network: NetworkMode::None,
+    };
+    const NETWORKED: Wish = Wish {
+        network: NetworkMode::User,
+        ..PLAIN
+    };
+
+    fn found(program: &str, version: Version) -> Found {
+        Found {
+            path: format!("/usr/bin/{program}").into(),
+            version,
         }
     }
 
-    #[test]
-    fn kvm_is_taken_where_it_works_and_never_forced_where_it_does_not() {
-        assert_eq!(decide(None, &Kvm::Works).unwrap().0, Accel::Kvm);
-        let (accel, why) = decide(None, &broken()).unwrap();
-        assert_eq!(accel, Accel::Tcg);
-        assert!(why.contains("neither vmx nor svm"));
-        assert!(decide(Some(Accel::Kvm), &broken()).is_err());
-        assert_eq!(decide(Some(Accel::Tcg), &Kvm::Works).unwrap().0, Accel::Tcg);
+    fn host() -> Host {
+        Host {
+            qemu: Ok(found("qemu-system-x86_64", Version::new(7, 2, 22))),
+            firecracker: Ok(found("firecracker", Version::new(1, 12, 1))),
+            kvm: Kvm::Works,
+        }
+    }
+
+    fn missing(program: &'static str) -> Missing {
+        Missing {
+            program,
+            reason: "it is not installed".into(),
+            fix: format!("install {program}"),
+        }
+    }
+
+    fn without_kvm() -> Host {
+        Host {
+            kvm: Kvm::Unusable {
+                reason: "the CPU shows neither vmx nor svm".into(),
+                fix: None,
+            },
+            ..host()
+        }
+    }
+
+    fn choice(host: &Host, wish: Wish) -> (EngineKind, Accel, String) {
+        let choice = decide(host, &wish).unwrap();
+        let engine = host.choose(&wish).unwrap();
+        assert_eq!(engine.kind(), choice.kind);
+        (choice.kind, choice.accel, engine.describe())
     }
 
     #[test]
-    fn findings_name_a_fix_for_what_is_missing() {
-        let missing = EngineError::Missing {
-            program: "qemu-system-x86_64",
-            reason: "it is not installed".into(),
-            fix: "sudo apt-get install qemu-system-x86".into(),
+    fn firecracker_is_taken_where_it_can_run_the_vm_and_qemu_says_why_else() {
+        let (kind, accel, text) = choice(&host(), PLAIN);
+        assert_eq!((kind, accel), (EngineKind::Firecracker, Accel::Kvm));
+        assert_eq!(text, "Firecracker 1.12.1, KVM");
+
+        let (kind, accel, text) = choice(&host(), NETWORKED);
+        assert_eq!((kind, accel), (EngineKind::Qemu, Accel::Kvm));
+        assert_eq!(
+            text,
+            "QEMU 7.2.22, KVM (not Firecracker 1.12.1: it has no network without root)"
+        );
+
+        let none = Host {
+            firecracker: Err(missing("firecracker")),
+            ..host()
         };
-        let finding = qemu_finding(Err(missing));
-        assert_eq!(finding.level, Level::Error);
-        assert!(finding.fix.unwrap().contains("qemu-system-x86"));
-        let kvm = kvm_finding(broken());
-        assert_eq!(kvm.level, Level::Warning);
-        assert!(kvm.message.ends_with("using emulation"));
+        let (kind, accel, text) = choice(&none, PLAIN);
+        assert_eq!((kind, accel), (EngineKind::Qemu, Accel::Kvm));
+        assert_eq!(text, "QEMU 7.2.22, KVM");
+
+        for wish in [PLAIN, NETWORKED] {
+            let (kind, accel, text) = choice(&without_kvm(), wish);
+            assert_eq!((kind, accel), (EngineKind::Qemu, Accel::Tcg));
+            assert_eq!(
+                text,
+                "QEMU 7.2.22, emulation (TCG): the CPU shows neither vmx nor svm"
+            );
+        }
+        let emulated = Wish {
+            accel: Some(Accel::Tcg),
+            ..PLAIN
+        };
+        let (kind, accel, _) = choice(&host(), emulated);
+        assert_eq!((kind, accel), (EngineKind::Qemu, Accel::Tcg));
+    }
+
+    #[test]
+    fn a_preferred_engine_is_taken_or_the_reason_and_the_way_out_are_told() {
+        let prefer = |engine, wish| Wish {
+            engine: Some(engine),
+            ..wish
+        };
+        let wish = prefer(EngineKind::Qemu, PLAIN);
+        assert_eq!(choice(&host(), wish).0, EngineKind::Qemu);
+        let wish = prefer(EngineKind::Firecracker, PLAIN);
+        assert_eq!(choice(&host(), wish).0, EngineKind::Firecracker);
+
+        let refused = |host: &Host, wish: Wish| {
+            let error = decide(host, &prefer(EngineKind::Firecracker, wish)).unwrap_err();
+            let fix = error.fix().unwrap().to_owned();
+            (error.to_string(), fix)
+        };
+        let (error, fix) = refused(&host(), NETWORKED);
+        assert_eq!(
+            error,
+            "run a VM under firecracker: it has no network without root"
+        );
+        assert!(fix.contains("--network none"), "{fix}");
+        let (error, _) = refused(&without_kvm(), PLAIN);
+        assert!(error.contains("neither vmx nor svm"), "{error}");
+        let none = Host {
+            firecracker: Err(missing("firecracker")),
+            ..host()
+        };
+        assert_eq!(refused(&none, NETWORKED).1, "install firecracker");
+        let emulated = Wish {
+            accel: Some(Accel::Tcg),
+            ..PLAIN
+        };
+        assert!(refused(&host(), emulated).0.contains("emulate"));
+    }
+
+    #[test]
+    fn without_qemu_only_what_firecracker_can_run_is_run() {
+        let none = Host {
+            qemu: Err(missing("qemu-system-x86_64")),
+            ..host()
+        };
+        assert_eq!(choice(&none, PLAIN).0, EngineKind::Firecracker);
+        let error = decide(&none, &NETWORKED).unwrap_err();
+        assert_eq!(
+            error.fix(),
+            Some("install qemu-system-x86_64, or use --network none to run under Firecracker")
+        );
+        let wish = Wish {
+            engine: Some(EngineKind::Qemu),
+            ..NETWORKED
+        };
+        let error = decide(&none, &wish).unwrap_err();
+        assert_eq!(error.fix(), Some("install qemu-system-x86_64"));
+    }
+
+    #[test]
+    fn kvm_is_never_forced_where_it_does_not_work() {
+        let forced = Wish {
+            accel: Some(Accel::Kvm),
+            ..NETWORKED
+        };
+        assert!(decide(&without_kvm(), &forced).is_err());
+        assert_eq!(choice(&host(), forced).1, Accel::Kvm);
     }
 }

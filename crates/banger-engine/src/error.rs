@@ -25,6 +25,16 @@ pub enum EngineError {
         /// What the user can do about it, where anything can be done.
         fix: Option<String>,
     },
+    /// The engine that was asked for cannot run this VM here.
+    #[error("run a VM under {engine}: {reason}")]
+    Unfit {
+        /// The engine.
+        engine: crate::EngineKind,
+        /// Why it cannot.
+        reason: String,
+        /// What the user can do about it.
+        fix: String,
+    },
     /// The specification of the machine makes no sense.
     #[error("take the machine's specification: {0}")]
     Spec(String),
@@ -92,7 +102,7 @@ impl EngineError {
     /// What the user can do about it, where the engine knows.
     pub fn fix(&self) -> Option<&str> {
         match self {
-            Self::Missing { fix, .. } => Some(fix),
+            Self::Missing { fix, .. } | Self::Unfit { fix, .. } => Some(fix),
             Self::Kvm { fix, .. } => fix.as_deref(),
             _ => None,
         }

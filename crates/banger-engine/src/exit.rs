@@ -56,6 +56,8 @@ pub(crate) enum Announced {
     Reset,
     /// The guest reported a panic.
     Panic,
+    /// The guest's CPU gave up: a fault while handling a fault.
+    TripleFault,
     /// A signal or a command from the host's side.
     Host,
     /// An error of the VMM's own.
@@ -71,7 +73,8 @@ pub(crate) fn judge(facts: &Facts) -> ExitReason {
         Some(Announced::Reset) if facts.panic_on_console => return ExitReason::GuestPanic,
         Some(Announced::Reset) => return ExitReason::GuestPowerOff,
         Some(Announced::Host) => return ExitReason::Killed,
-        Some(Announced::Error) => return ExitReason::Crashed,
+        Some(Announced::TripleFault) if facts.panic_on_console => return ExitReason::GuestPanic,
+        Some(Announced::Error | Announced::TripleFault) => return ExitReason::Crashed,
         None => {}
     }
     match (facts.signal, facts.code) {
@@ -131,6 +134,10 @@ mod tests {
             ExitReason::GuestPowerOff
         );
         assert_eq!(judge(&with(Announced::Host, false)), ExitReason::Killed);
+        assert_eq!(
+            judge(&with(Announced::TripleFault, false)),
+            ExitReason::Crashed
+        );
         let signal = |signal| Facts {
             signal: Some(signal),
             ..base.clone()

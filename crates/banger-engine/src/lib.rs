@@ -5,7 +5,8 @@
 //!
 //! What holds for every engine:
 //! - A machine outlives its [`Machine`] value: dropping it lets go, [`Machine::kill`] ends it.
-//! - Nothing is waited for by polling: sockets exist before the VMM does, ends come by pidfd.
+//! - Nothing is waited for by polling: sockets exist before the VMM does or their appearance
+//!   is an event, ends come by pidfd.
 //! - What the guest writes (console) and what the VMM writes are kept apart, and capped.
 //! - A failed start leaves no process and no socket; logs stay, they say why.
 #![forbid(unsafe_code)]
@@ -13,9 +14,13 @@
 mod choose;
 mod error;
 mod exit;
+mod firecracker;
+mod held;
+mod host;
 mod kvm;
 mod log;
 mod process;
+mod program;
 mod qemu;
 mod socket;
 mod spec;
@@ -27,9 +32,10 @@ use async_trait::async_trait;
 use banger_guest::boot::{Channel, Network};
 use tokio::io::{AsyncRead, AsyncWrite};
 
-pub use choose::{Accel, EngineKind, Finding, Level, choose, findings};
+pub use choose::{Accel, EngineKind, Wish};
 pub use error::EngineError;
 pub use exit::{ExitReason, VmmExit};
+pub use host::{Finding, Host, Level};
 pub use kvm::{Kvm, probe_kvm};
 pub use process::ProcessId;
 pub use spec::{Cache, Drive, MachineSpec, NetworkMode, Place};
@@ -64,7 +70,8 @@ pub trait Engine: Send + Sync + fmt::Debug {
     /// The guest's device file for the drive at this index.
     fn drive_device(&self, index: usize) -> String;
 
-    /// Starts a machine. It returns once the VMM answers; the guest then boots.
+    /// Starts a machine. It returns once the VMM has set itself up; the guest then boots.
+    /// What fails from then on is told by [`Machine::agent_ready`] and [`Machine::wait`].
     async fn start(
         &self,
         spec: &MachineSpec,
@@ -107,6 +114,18 @@ pub trait Machine: Send + Sync + fmt::Debug {
 
     /// Waits for the VMM's end. May be awaited by several tasks and after the end.
     async fn wait(&self) -> VmmExit;
+}
+
+/// Takes over a machine of this engine, as [`Engine::adopt`] does; whatever the host has now.
+pub async fn adopt(
+    kind: EngineKind,
+    process: &ProcessId,
+    place: &Place,
+) -> Result<Box<dyn Machine>, EngineError> {
+    Ok(match kind {
+        EngineKind::Qemu => Box::new(qemu::adopt(process, place).await?),
+        EngineKind::Firecracker => Box::new(firecracker::adopt(process, place).await?),
+    })
 }
 
 /// Logs what no caller is there to be told: errors of background tasks and of undoing.

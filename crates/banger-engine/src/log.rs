@@ -10,6 +10,8 @@ use std::path::{Path, PathBuf};
 use tokio::fs::File;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 
+use crate::{EngineError, Place};
+
 /// How much is read from a source at once.
 const CHUNK: usize = 16 * 1024;
 
@@ -28,7 +30,7 @@ pub(crate) struct CappedLog {
 
 impl CappedLog {
     /// Opens or makes `dir/name`, appending.
-    pub(crate) async fn open(dir: &Path, name: &str, cap: u64) -> io::Result<Self> {
+    async fn open(dir: &Path, name: &str, cap: u64) -> io::Result<Self> {
         let path = dir.join(name);
         let (file, len) = open_append(&path).await?;
         Ok(Self {
@@ -39,13 +41,23 @@ impl CappedLog {
         })
     }
 
-    /// Opens the log for a new run: what an earlier run left becomes the predecessor.
-    pub(crate) async fn begin(dir: &Path, name: &str, cap: u64) -> io::Result<Self> {
-        let mut log = Self::open(dir, name, cap).await?;
-        if log.len > 0 {
-            log.turn_over().await?;
-        }
-        Ok(log)
+    /// Opens the log of a new run: what an earlier run left becomes the predecessor.
+    pub(crate) async fn begin(place: &Place, name: &str) -> Result<Self, EngineError> {
+        let begin = async {
+            let mut log = Self::open(&place.log_dir, name, place.log_cap).await?;
+            if log.len > 0 {
+                log.turn_over().await?;
+            }
+            Ok(log)
+        };
+        begin.await.map_err(not_open(place, name))
+    }
+
+    /// Opens the log of a run that goes on.
+    pub(crate) async fn go_on(place: &Place, name: &str) -> Result<Self, EngineError> {
+        Self::open(&place.log_dir, name, place.log_cap)
+            .await
+            .map_err(not_open(place, name))
     }
 
     /// Appends, turning the log over where it is full.
@@ -71,6 +83,10 @@ impl CappedLog {
         (self.file, self.len) = open_append(&self.path).await?;
         Ok(())
     }
+}
+
+fn not_open(place: &Place, name: &str) -> impl FnOnce(io::Error) -> EngineError {
+    EngineError::io(format!("open {:?}", place.log_dir.join(name)))
 }
 
 async fn open_append(path: &Path) -> io::Result<(File, u64)> {

@@ -1,15 +1,16 @@
-//! Listening sockets made before the VMM runs, in a directory nobody else can enter.
+//! The run directory, which nobody else can enter, and the sockets and FIFOs in it.
 //!
-//! Because they exist first and are inherited by the VMM, connecting never has to be
-//! retried. Paths go through a held directory, so their length does not matter.
+//! What is made before the VMM runs needs no waiting for. Paths go through the held
+//! directory, so their length does not matter.
 
-use std::io;
+use std::io::{self, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 use tokio::net::UnixStream;
+use tokio::net::unix::pipe::Receiver;
 
 use crate::EngineError;
 
@@ -79,15 +80,81 @@ impl RunDir {
             )))
     }
 
-    /// Removes a socket, and nothing but a socket. That there is none is no error.
+    /// Makes a FIFO of mode 0600, in place of one left by an earlier run; gives its reading
+    /// end and an end for a VMM to write to.
+    ///
+    /// The VMM's end never blocks and reads too, so a VMM whose reader is gone neither waits
+    /// nor gets a SIGPIPE: what the FIFO cannot hold is dropped until somebody reads again.
+    pub(crate) fn make_fifo(&self, name: &str) -> Result<(Receiver, OwnedFd), EngineError> {
+        let make = || -> io::Result<(Receiver, OwnedFd)> {
+            self.remove(name)?;
+            rustix::fs::mkfifoat(&self.fd, name, Mode::from_raw_mode(0o600))?;
+            Ok((self.reader(name)?, self.open_file(name, OFlags::RDWR)?))
+        };
+        make().map_err(EngineError::io(format!(
+            "make the FIFO {:?}",
+            self.path.join(name)
+        )))
+    }
+
+    /// Reads from a FIFO that a running VMM writes to.
+    pub(crate) fn read_fifo(&self, name: &str) -> Result<Receiver, EngineError> {
+        self.reader(name).map_err(EngineError::io(format!(
+            "read from the FIFO {:?}",
+            self.path.join(name)
+        )))
+    }
+
+    fn reader(&self, name: &str) -> io::Result<Receiver> {
+        // Refuses what is not a FIFO.
+        Receiver::from_owned_fd(self.open_file(name, OFlags::RDONLY)?)
+    }
+
+    fn open_file(&self, name: &str, access: OFlags) -> io::Result<OwnedFd> {
+        let flags = access | OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        Ok(rustix::fs::openat(&self.fd, name, flags, Mode::empty())?)
+    }
+
+    /// Writes a file of mode 0600, in place of one left by an earlier run.
+    pub(crate) fn write(&self, name: &str, content: &[u8]) -> Result<(), EngineError> {
+        let write = || -> io::Result<()> {
+            self.remove(name)?;
+            let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+            let file = rustix::fs::openat(&self.fd, name, flags, Mode::from_raw_mode(0o600))?;
+            std::fs::File::from(file).write_all(content)
+        };
+        write().map_err(EngineError::io(format!("write {:?}", self.path.join(name))))
+    }
+
+    /// Whether there is a socket of this name.
+    pub(crate) fn has_socket(&self, name: &str) -> bool {
+        rustix::fs::statat(&self.fd, name, AtFlags::SYMLINK_NOFOLLOW)
+            .is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Socket)
+    }
+
+    /// Watches for names that appear in the directory.
+    pub(crate) fn watch(&self) -> io::Result<OwnedFd> {
+        use rustix::fs::inotify::{CreateFlags, WatchFlags, add_watch, init};
+        let watch = init(CreateFlags::NONBLOCK | CreateFlags::CLOEXEC)?;
+        add_watch(&watch, self.inside("."), WatchFlags::CREATE)?;
+        Ok(watch)
+    }
+
+    /// Removes what engines make here, and nothing else: a socket, a FIFO, a file of our own.
+    /// That there is none is no error.
     pub(crate) fn remove(&self, name: &str) -> io::Result<()> {
         match rustix::fs::statat(&self.fd, name, AtFlags::SYMLINK_NOFOLLOW) {
             Err(rustix::io::Errno::NOENT) => Ok(()),
             Err(errno) => Err(errno.into()),
-            Ok(stat) if FileType::from_raw_mode(stat.st_mode) == FileType::Socket => {
-                Ok(rustix::fs::unlinkat(&self.fd, name, AtFlags::empty())?)
-            }
-            Ok(_) => Err(io::ErrorKind::AlreadyExists.into()),
+            Ok(stat) => match FileType::from_raw_mode(stat.st_mode) {
+                FileType::Socket | FileType::Fifo => {
+                    Ok(rustix::fs::unlinkat(&self.fd, name, AtFlags::empty())?)
+                }
+                FileType::RegularFile if name.ends_with(".json") => {
+                    Ok(rustix::fs::unlinkat(&self.fd, name, AtFlags::empty())?)
+                }
+                _ => Err(io::ErrorKind::AlreadyExists.into()),
+            },
         }
     }
 
@@ -124,6 +191,33 @@ mod tests {
         run.remove("a.sock").unwrap();
         run.remove("a.sock").unwrap();
         assert!(run.connect("a.sock").await.is_err());
+    }
+
+    #[tokio::test]
+    async fn a_fifo_without_a_reader_neither_blocks_nor_ends_its_writer() {
+        use tokio::io::AsyncReadExt;
+        let dir = tempfile::tempdir().unwrap();
+        private(dir.path(), 0o700);
+        let run = RunDir::open(dir.path()).unwrap();
+        let (reader, writer) = run.make_fifo("a.fifo").unwrap();
+        drop(reader);
+        let mut writer = std::fs::File::from(writer);
+        let mut held = 0;
+        let error = loop {
+            match writer.write(&[b'x'; 4096]) {
+                Ok(count) => held += count,
+                Err(error) => break error,
+            }
+        };
+        assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
+        let mut reader = run.read_fifo("a.fifo").unwrap();
+        drop(writer);
+        let mut read = Vec::new();
+        reader.read_to_end(&mut read).await.unwrap();
+        assert_eq!(read.len(), held, "what was held is there, then the end");
+        std::fs::write(dir.path().join("file"), "x").unwrap();
+        assert!(run.read_fifo("file").is_err(), "not a FIFO");
+        assert!(run.make_fifo("file").is_err(), "not ours to remove");
     }
 
     #[test]

@@ -11,7 +11,7 @@ pub struct MachineSpec {
     pub cpus: u32,
     /// Memory in MiB, 64 to 1 TiB.
     pub mem_mib: u32,
-    /// An ELF vmlinux with a PVH entry (Debian's has one).
+    /// An ELF vmlinux, for QEMU with a PVH entry (Debian's has one).
     pub kernel: PathBuf,
     /// The initial RAM file system; several cpio archives may be joined in it.
     pub initrd: PathBuf,
@@ -97,6 +97,13 @@ impl MachineSpec {
         }
         Ok(())
     }
+}
+
+/// The guest's device file for the virtio disk at this index.
+pub(crate) fn virtio_disk(index: usize) -> String {
+    // At most 16 drives (checked at the start): one letter is enough.
+    let letter = u8::try_from(index).map_or('z', |index| char::from(b'a' + index.min(25)));
+    format!("/dev/vd{letter}")
 }
 
 fn openable(what: &'static str, path: &Path, write: bool) -> Result<(), EngineError> {

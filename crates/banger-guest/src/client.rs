@@ -3,6 +3,7 @@
 //! Works over whatever the engine connects: a mux stream, a vsock connection, and in the
 //! daemon over the CLI's upgraded connection too.
 
+use std::collections::VecDeque;
 use std::io;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf};
@@ -46,6 +47,8 @@ pub struct FramedReader<R> {
 #[derive(Debug)]
 pub struct FramedWriter<W> {
     inner: W,
+    /// What of a frame is not written yet.
+    unsent: VecDeque<u8>,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin + Send> FramedStream<S> {
@@ -58,7 +61,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> FramedStream<S> {
                 decoder: Decoder::default(),
                 chunk: vec![0; 32 * 1024],
             },
-            writer: FramedWriter { inner: writer },
+            writer: FramedWriter {
+                inner: writer,
+                unsent: VecDeque::new(),
+            },
         }
     }
 
@@ -95,9 +101,11 @@ impl<R: AsyncRead + Unpin> FramedReader<R> {
 }
 
 impl<W: AsyncWrite + Unpin> FramedWriter<W> {
-    /// Sends a frame. If the future is dropped half-way, the stream is of no more use.
+    /// Sends a frame. If the future is dropped half-way, the next call sends the rest first: the
+    /// other side never sees a frame within a frame.
     pub async fn send(&mut self, frame: &Frame) -> io::Result<()> {
-        self.inner.write_all(&frame.encode()).await?;
+        self.unsent.extend(frame.encode());
+        self.inner.write_all_buf(&mut self.unsent).await?;
         self.inner.flush().await
     }
 
@@ -157,7 +165,13 @@ impl Lanes {
         Some(match request {
             Request::Exec(_) => Self {
                 to_guest: &[Kind::Stdin, Kind::Resize, Kind::Signal],
-                to_host: &[Kind::Stdout, Kind::Stderr, Kind::Exit, Kind::Failure],
+                to_host: &[
+                    Kind::Stdout,
+                    Kind::Stderr,
+                    Kind::Taken,
+                    Kind::Exit,
+                    Kind::Failure,
+                ],
             },
             Request::CopyIn(_) => Self {
                 to_guest: &[Kind::Data],

@@ -10,6 +10,10 @@ use serde::de::DeserializeOwned;
 /// The port (vsock, or its equal in a mux) that the agent serves.
 pub const AGENT_PORT: u32 = 5000;
 
+/// The host's vsock port that the agent connects to once it listens at its own; nothing is
+/// said there, the connection is the message.
+pub const READY_PORT: u32 = 5001;
+
 /// The largest payload of a data frame, in bytes.
 pub const MAX_DATA: usize = 64 * 1024;
 
@@ -42,6 +46,8 @@ pub enum Kind {
     Signal = 0x14,
     /// Guest to host: a [`crate::request::Exit`] as JSON; ends the stream.
     Exit = 0x15,
+    /// Guest to host: a [`crate::request::Taken`] as JSON: the command took bytes of its input.
+    Taken = 0x16,
     /// Either way: bytes of a copy or of a connection; empty means the end of that direction.
     Data = 0x20,
 }
@@ -59,6 +65,7 @@ impl Kind {
             0x13 => Self::Resize,
             0x14 => Self::Signal,
             0x15 => Self::Exit,
+            0x16 => Self::Taken,
             0x20 => Self::Data,
             _ => return None,
         })
@@ -69,7 +76,12 @@ impl Kind {
         match self {
             Self::Request => MAX_CONTROL,
             Self::Stdin | Self::Stdout | Self::Stderr | Self::Data => MAX_DATA,
-            Self::Reply | Self::Failure | Self::Resize | Self::Signal | Self::Exit => 16 * 1024,
+            Self::Reply
+            | Self::Failure
+            | Self::Resize
+            | Self::Signal
+            | Self::Exit
+            | Self::Taken => 16 * 1024,
         }
     }
 }

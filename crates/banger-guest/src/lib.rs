@@ -4,6 +4,7 @@
 //! - [`frame`]: bytes to typed frames and back, with a cap on every length;
 //! - [`request`]: what a host asks of the agent and what the agent answers;
 //! - [`boot`]: what the agent is told before it serves (the boot configuration);
+//! - [`exactly`]: a reader of a promised length, for who packs a tar;
 //! - [`mux`]: many streams over one wire, without I/O; its host side and `client`, the host's
 //!   side of the requests, come with the cargo feature `host` and tokio.
 //!
@@ -18,6 +19,7 @@
 pub mod boot;
 #[cfg(feature = "host")]
 pub mod client;
+pub mod exactly;
 pub mod frame;
 pub mod mux;
 pub mod request;

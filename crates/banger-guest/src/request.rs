@@ -8,8 +8,9 @@ use serde::{Deserialize, Serialize};
 pub enum Request {
     /// Answers [`Reply`] with [`Health`]; ends the stream.
     Health,
-    /// Runs a command. Answers [`Reply`] once it runs, then `Stdout`, `Stderr`, `Exit`;
-    /// takes `Stdin`, `Resize`, `Signal`. When the host ends the stream, the command's
+    /// Runs a command. Answers [`Reply`] once it runs, then `Stdout`, `Stderr`, `Taken`, `Exit`;
+    /// takes `Stdin`, `Resize`, `Signal`. At most [`STDIN_WINDOW`] bytes of input may be ahead
+    /// of what the command took: a signal behind more might never be read. When the host ends the stream, the command's
     /// process group gets HUP, then KILL.
     Exec(Exec),
     /// Unpacks a tar stream (`Data` frames, an empty one at the end) below a directory.
@@ -64,6 +65,17 @@ pub struct Resize {
     pub cols: u16,
     /// Rows.
     pub rows: u16,
+}
+
+/// How many bytes of `Stdin` a host sends before it has heard, by `Taken`, that some were taken.
+pub const STDIN_WINDOW: usize = 512 * 1024;
+
+/// The command took bytes of its input, or will never take them. Said now and then, not for each write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Taken {
+    /// How many, since the last frame of this kind.
+    pub bytes: usize,
 }
 
 /// Unpack a tar stream.

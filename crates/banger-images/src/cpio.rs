@@ -15,7 +15,7 @@ const CHARACTER_DEVICE: u32 = 0o020_000;
 
 /// An archive being written.
 #[derive(Debug)]
-pub(crate) struct CpioWriter<W> {
+pub struct CpioWriter<W> {
     output: W,
     written: u64,
     inode: u32,
@@ -23,7 +23,7 @@ pub(crate) struct CpioWriter<W> {
 
 impl<W: Write> CpioWriter<W> {
     /// An archive without entries yet.
-    pub(crate) fn new(output: W) -> Self {
+    pub fn new(output: W) -> Self {
         Self {
             output,
             written: 0,
@@ -32,22 +32,22 @@ impl<W: Write> CpioWriter<W> {
     }
 
     /// Adds a directory. Those it is in must have been added.
-    pub(crate) fn directory(&mut self, path: &str, mode: u32) -> io::Result<()> {
+    pub fn directory(&mut self, path: &str, mode: u32) -> io::Result<()> {
         self.entry(path, DIRECTORY | mode, (0, 0), &[])
     }
 
     /// Adds a regular file.
-    pub(crate) fn file(&mut self, path: &str, mode: u32, content: &[u8]) -> io::Result<()> {
+    pub fn file(&mut self, path: &str, mode: u32, content: &[u8]) -> io::Result<()> {
         self.entry(path, FILE | mode, (0, 0), content)
     }
 
     /// Adds a character device.
-    pub(crate) fn device(&mut self, path: &str, mode: u32, device: (u32, u32)) -> io::Result<()> {
+    pub fn device(&mut self, path: &str, mode: u32, device: (u32, u32)) -> io::Result<()> {
         self.entry(path, CHARACTER_DEVICE | mode, device, &[])
     }
 
     /// Ends the archive.
-    pub(crate) fn finish(mut self) -> io::Result<W> {
+    pub fn finish(mut self) -> io::Result<W> {
         self.inode = 0;
         self.header(TRAILER, 0, (0, 0), 0, 1)?;
         self.pad(ALIGNMENT)?;

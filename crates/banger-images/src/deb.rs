@@ -31,8 +31,11 @@ pub(crate) fn open(path: &Path) -> Result<Contents<'static>, ImagesError> {
         input
             .read_exact(&mut header)
             .map_err(|_| refuse("it ends before its data"))?;
-        let text =
-            std::str::from_utf8(&header).map_err(|_| refuse("a member's header is damaged"))?;
+        // Only ASCII can be cut at any byte.
+        let text = std::str::from_utf8(&header)
+            .ok()
+            .filter(|text| text.is_ascii());
+        let text = text.ok_or_else(|| refuse("a member's header is damaged"))?;
         let member = text[..16].trim_end().trim_end_matches('/');
         let size: u64 = text[48..58]
             .trim_end()
@@ -51,4 +54,22 @@ pub(crate) fn open(path: &Path) -> Result<Contents<'static>, ImagesError> {
         skipped.map_err(ImagesError::io("read", path))?;
     }
     Err(refuse("it has no data member"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn member_headers_that_are_not_ascii_are_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x.deb");
+        // A letter of two bytes where the name ends.
+        let mut bytes = [MAGIC, &[b'a'; 15]].concat();
+        bytes.extend("é".as_bytes());
+        bytes.resize(MAGIC.len() + HEADER, b' ');
+        std::fs::write(&path, bytes).unwrap();
+        let error = open(&path).map(|_| ()).unwrap_err().to_string();
+        assert!(error.contains("damaged"), "{error}");
+    }
 }

@@ -50,6 +50,8 @@ impl Store {
         let path = scratch.join("template");
         let file = private_file(&path)?;
         ext4::build_empty(size, &file, &path)?;
+        // Else a power cut could leave an empty file of that name, and every later disk with it.
+        file.sync_all().map_err(ImagesError::io("flush", &path))?;
         fs::rename(&path, &target).map_err(ImagesError::io("create", &target))?;
         Ok(target)
     }

@@ -151,6 +151,11 @@ impl ImagesError {
         }
     }
 
+    /// Whether a file was not there.
+    pub(crate) fn is_absent(&self) -> bool {
+        matches!(self, Self::Io { source, .. } if source.kind() == io::ErrorKind::NotFound)
+    }
+
     /// An input refused as a whole.
     pub(crate) fn refused(what: impl Into<String>, reason: impl Into<String>) -> Self {
         Self::Refused {

@@ -106,7 +106,11 @@ impl Store {
         for digest in content_keys(&self.data().join("images"))? {
             let tags = index.tags.iter().filter(|(_, found)| **found == digest);
             let tags = tags.map(|(tag, _)| tag.clone()).collect();
-            images.push(self.read_image(&digest, tags)?);
+            match self.read_image(&digest, tags) {
+                // Removed since the directory was listed.
+                Err(error) if error.is_absent() => {}
+                read => images.push(read?),
+            }
         }
         images.sort_by(|a, b| (a.tags.is_empty(), &a.tags).cmp(&(b.tags.is_empty(), &b.tags)));
         Ok(images)

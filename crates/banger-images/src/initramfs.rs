@@ -3,6 +3,7 @@
 //! configuration behind it.
 
 use crate::cpio::CpioWriter;
+use crate::elf;
 use crate::files::{private_file, read_capped};
 use crate::modules::{Module, ModuleTree};
 use crate::progress::{NoProgress, Step};
@@ -25,6 +26,19 @@ const BOOT_MAX: usize = 1 << 20;
 const MODULES: &str = "modules";
 
 impl Store {
+    /// These modules of the kernel and all that they need, in the order in which to insert them. What
+    /// the kernel neither has nor has built in is an error that names it.
+    pub fn modules(&self, kernel: &Kernel, wanted: &[&str]) -> Result<Vec<Module>, ImagesError> {
+        match kernel.module_lists() {
+            Some(directory) => {
+                ModuleTree::open(&directory, self.limits().module_bytes)?.resolve(wanted)
+            }
+            // A kernel of the user's of which nothing is known: it has everything built in, or its
+            // boot says what it lacks.
+            None => Ok(Vec::new()),
+        }
+    }
+
     /// The initramfs with this agent (a static executable) and these modules of the kernel, with all
     /// that they need. It is made on first use and kept in the cache.
     pub fn initramfs(
@@ -45,18 +59,21 @@ impl Store {
                 "the agent is not an ELF executable",
             ));
         }
-        let resolved = match kernel.modules_dir() {
-            Some(directory) => {
-                ModuleTree::open(&directory, self.limits().module_bytes)?.resolve(modules)?
-            }
-            // A kernel without modules has everything built in, or cannot boot; it will say so.
-            None => Vec::new(),
-        };
+        // The guest's kernel would find no loader for it, and panic.
+        if elf::section(&agent_bytes, b".interp").is_some() {
+            return Err(ImagesError::refused(
+                agent.display().to_string(),
+                "the agent is not statically linked (a debug build?)",
+            ));
+        }
+        let resolved = self.modules(kernel, modules)?;
         let scratch = self.cache_scratch()?;
         let path = scratch.join("initramfs");
         let file = private_file(&path)?;
         write_archive(BufWriter::new(&file), &agent_bytes, &resolved)
             .map_err(ImagesError::io("write", &path))?;
+        // Else a power cut could leave an empty file of that name, and every later boot with it.
+        file.sync_all().map_err(ImagesError::io("flush", &path))?;
         fs::rename(&path, &target).map_err(ImagesError::io("create", &target))?;
         Ok(target)
     }

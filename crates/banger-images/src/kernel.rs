@@ -62,6 +62,13 @@ impl Kernel {
         self.has_modules.then(|| self.directory.join("modules"))
     }
 
+    /// Where the list of what is built in lies: beside the modules, or alone for a kernel that was
+    /// built without any; `None` where nothing is known.
+    pub(crate) fn module_lists(&self) -> Option<PathBuf> {
+        let directory = self.directory.join("modules");
+        (self.has_modules || directory.join("modules.builtin").is_file()).then_some(directory)
+    }
+
     /// Names the whole content, modules and all.
     pub(crate) fn key(&self) -> &Digest {
         &self.key
@@ -156,14 +163,16 @@ impl Store {
     pub fn kernels(&self) -> Result<Vec<Kernel>, ImagesError> {
         let index = self.index()?;
         let default = index.default_kernel;
-        index
-            .kernels
-            .into_iter()
-            .map(|(name, key)| {
-                let is_default = default.as_ref() == Some(&name);
-                self.read_kernel(name, key, is_default)
-            })
-            .collect()
+        let mut kernels = Vec::new();
+        for (name, key) in index.kernels {
+            let is_default = default.as_ref() == Some(&name);
+            match self.read_kernel(name, key, is_default) {
+                // Removed since the index was read.
+                Err(error) if error.is_absent() => {}
+                read => kernels.push(read?),
+            }
+        }
+        Ok(kernels)
     }
 
     /// The kernel of this name, or whose digest begins so.

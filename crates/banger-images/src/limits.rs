@@ -8,6 +8,8 @@ pub struct Limits {
     pub tar_bytes: u64,
     /// Entries in an archive.
     pub tar_entries: u64,
+    /// Bytes of names, link targets and extended attributes in an archive, which are kept in memory.
+    pub tree_bytes: u64,
     /// Decompressed bytes per compressed byte, once past [`Limits::ratio_floor`].
     pub ratio: u64,
     /// Decompressed bytes below which the ratio is not looked at.
@@ -34,6 +36,7 @@ impl Default for Limits {
         Self {
             tar_bytes: 64 * GIB,
             tar_entries: 1_000_000,
+            tree_bytes: 512 * MIB,
             ratio: 300,
             ratio_floor: GIB,
             image_bytes: 1024 * GIB,

@@ -12,6 +12,10 @@ use std::path::{Path, PathBuf};
 const FILES_MAX: usize = 50_000;
 /// How deep directories may nest there.
 const DEPTH_MAX: usize = 16;
+/// How long a chain of modules that need each other may be; real ones have fewer than ten links.
+const CHAIN_MAX: usize = 64;
+/// Bytes of all modules of one initramfs, which is held in memory here and in the guest.
+const RESOLVED_MAX: usize = 256 << 20;
 /// The longest list file (`modules.dep`, `modules.builtin`).
 const LIST_MAX: u64 = 64 << 20;
 
@@ -30,11 +34,22 @@ pub(crate) struct ModuleTree {
 
 /// A module to insert.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Module {
+pub struct Module {
     /// Its name, as `virtio_blk`.
-    pub(crate) name: String,
+    pub name: String,
     /// Its content, decompressed.
-    pub(crate) content: Vec<u8>,
+    pub content: Vec<u8>,
+}
+
+/// How far an order of modules is.
+#[derive(Default)]
+struct Resolution {
+    order: Vec<Module>,
+    /// False while a module's needs are being resolved, true when it is in the order.
+    seen: BTreeMap<String, bool>,
+    /// How many are being resolved.
+    depth: usize,
+    bytes: usize,
 }
 
 impl ModuleTree {
@@ -72,29 +87,26 @@ impl ModuleTree {
     /// The modules to insert so that all of `wanted` are there, each after what it needs. What is
     /// built in is left out; a module that the kernel does not have is an error that names it.
     pub(crate) fn resolve(&self, wanted: &[&str]) -> Result<Vec<Module>, ImagesError> {
-        let mut order = Vec::new();
-        // False while its needs are being resolved, true when it is in the order.
-        let mut seen: BTreeMap<String, bool> = BTreeMap::new();
+        let mut found = Resolution::default();
         for name in wanted {
-            self.visit(&name.replace('-', "_"), None, &mut seen, &mut order)?;
+            self.visit(&name.replace('-', "_"), None, &mut found)?;
         }
-        Ok(order)
+        Ok(found.order)
     }
 
     fn visit(
         &self,
         name: &str,
         needed_by: Option<&str>,
-        seen: &mut BTreeMap<String, bool>,
-        order: &mut Vec<Module>,
+        found: &mut Resolution,
     ) -> Result<(), ImagesError> {
-        match seen.get(name) {
+        match found.seen.get(name) {
             Some(true) => return Ok(()),
             Some(false) => return Err(refuse(name, "it needs itself")),
             None => {}
         }
-        if seen.len() >= FILES_MAX {
-            return Err(refuse(name, "too many modules are needed"));
+        if found.depth >= CHAIN_MAX {
+            return Err(refuse(name, "modules need each other too deep"));
         }
         let Some(path) = self.files.get(name) else {
             if self.builtin.contains(name) {
@@ -102,15 +114,25 @@ impl ModuleTree {
             }
             let by = needed_by.map(|by| format!(" (needed by {by:?})"));
             let by = by.unwrap_or_default();
-            return Err(refuse(name, &format!("the kernel has no such module{by}")));
+            return Err(refuse(
+                name,
+                &format!("the kernel has no such module{by}, nor is it built in"),
+            ));
         };
-        seen.insert(name.to_owned(), false);
+        found.seen.insert(name.to_owned(), false);
         let content = self.load(path)?;
-        for need in self.needs(path, &content) {
-            self.visit(&need, Some(name), seen, order)?;
+        found.bytes = found.bytes.saturating_add(content.len());
+        if found.bytes > RESOLVED_MAX {
+            let reason = format!("it and those before it have more than {RESOLVED_MAX} bytes");
+            return Err(refuse(name, &reason));
         }
-        seen.insert(name.to_owned(), true);
-        order.push(Module {
+        found.depth += 1;
+        for need in self.needs(path, &content) {
+            self.visit(&need, Some(name), found)?;
+        }
+        found.depth -= 1;
+        found.seen.insert(name.to_owned(), true);
+        found.order.push(Module {
             name: name.to_owned(),
             content,
         });
@@ -311,6 +333,23 @@ mod tests {
         ]);
         let error = tree.resolve(&["a"]).unwrap_err().to_string();
         assert!(error.contains("needs itself"), "{error}");
+    }
+
+    #[test]
+    fn endless_chains_of_modules_are_refused() {
+        // Long enough to overflow a thread's stack if it were followed.
+        let files: Vec<(String, Vec<u8>)> = (0..20_000)
+            .map(|i| {
+                (
+                    format!("m{i}.ko"),
+                    module(format!("depends=m{}\0", i + 1).as_bytes()),
+                )
+            })
+            .collect();
+        let files: Vec<(&str, &[u8])> = files.iter().map(|(p, c)| (&p[..], &c[..])).collect();
+        let (_dir, tree) = tree(&files);
+        let error = tree.resolve(&["m0"]).unwrap_err().to_string();
+        assert!(error.contains("too deep"), "{error}");
     }
 
     #[test]

@@ -13,6 +13,10 @@ const BLOCK: usize = 512;
 /// The longest path, link target or PAX header.
 const PATH_MAX: usize = 4096;
 const EXTENSION_MAX: u64 = 1 << 20;
+/// Extended headers before one entry. Writers put at most four there.
+const EXTENSIONS_MAX: u32 = 16;
+/// Bytes of all extended attributes that hold for one entry; Linux lists no more.
+const XATTRS_MAX: usize = 64 << 10;
 
 /// What an entry is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,6 +75,8 @@ struct Pax {
     gid: Option<u32>,
     mtime: Option<(i64, u32)>,
     xattrs: BTreeMap<String, Vec<u8>>,
+    /// Bytes of names and values taken for `xattrs`, also of those replaced since.
+    xattr_bytes: usize,
 }
 
 impl<R: Read> TarReader<R> {
@@ -90,7 +96,15 @@ impl<R: Read> TarReader<R> {
     pub(crate) fn next_entry(&mut self) -> Result<Option<Entry>, ImagesError> {
         let mut pax = self.global.clone();
         let (mut long_path, mut long_link) = (None, None);
+        let mut extensions = 0;
         loop {
+            extensions += 1;
+            if extensions > EXTENSIONS_MAX {
+                return Err(ImagesError::refused(
+                    self.name.clone(),
+                    format!("more than {EXTENSIONS_MAX} extended headers stand before one entry"),
+                ));
+            }
             self.skip_rest()?;
             let Some(header) = self.read_header()? else {
                 return Ok(None);
@@ -362,6 +376,12 @@ impl Pax {
                 }
                 if let Some(name) = key.strip_prefix("SCHILY.xattr.") {
                     self.xattrs.insert(name.to_owned(), value.to_vec());
+                    self.xattr_bytes += name.len() + value.len();
+                    if self.xattr_bytes > XATTRS_MAX {
+                        return Err(format!(
+                            "the extended attributes have more than {XATTRS_MAX} bytes"
+                        ));
+                    }
                 }
             }
         }

@@ -37,7 +37,7 @@ pub(crate) fn scan<R: Read>(
     step: &mut Step<'_>,
 ) -> Result<Tree, ImagesError> {
     let mut tree = Tree::new();
-    let (mut entries, mut bytes) = (0_u64, 0_u64);
+    let (mut entries, mut bytes, mut kept) = (0_u64, 0_u64, 0_u64);
     let mut buffer = vec![0; 1 << 16];
     while let Some(mut entry) = tar.next_entry()? {
         step.advance(entry.position)?;
@@ -55,6 +55,14 @@ pub(crate) fn scan<R: Read>(
             return Err(ImagesError::entry(
                 &entry.path,
                 format!("the archive's files have more than {cap} bytes"),
+            ));
+        }
+        kept = kept.saturating_add(kept_bytes(&entry));
+        if kept > limits.tree_bytes {
+            let cap = limits.tree_bytes;
+            return Err(ImagesError::entry(
+                &entry.path,
+                format!("the archive's names, links and attributes have more than {cap} bytes"),
             ));
         }
         let path = String::from_utf8_lossy(&entry.path);
@@ -75,8 +83,23 @@ pub(crate) fn scan<R: Read>(
             _ => None,
         };
         tree.add(&entry, content)?;
+        // A path brings along the directories that no entry describes. The root is not counted.
+        if tree.len() as u64 - 1 > limits.tar_entries {
+            let cap = limits.tar_entries;
+            return Err(ImagesError::entry(
+                &entry.path,
+                format!("the archive's paths have more than {cap} files and directories"),
+            ));
+        }
     }
     Ok(tree)
+}
+
+/// What of an entry stays in memory, its content aside.
+fn kept_bytes(entry: &Entry) -> u64 {
+    let xattrs = entry.xattrs.iter();
+    let xattrs: usize = xattrs.map(|(name, value)| name.len() + value.len()).sum();
+    (entry.path.len() + entry.link.len() + xattrs) as u64
 }
 
 fn empty_content() -> Content {

@@ -1,4 +1,4 @@
-//! Listening on AF_VSOCK, which `rustix` has no address type for.
+//! Listening on and connecting by AF_VSOCK, which `rustix` has no address type for.
 
 use std::mem::size_of;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
@@ -22,12 +22,7 @@ pub struct Listener(OwnedFd);
 impl Listener {
     /// Listens on `port`, on whatever context id this machine has.
     pub fn bind(port: u32) -> Result<Self, Errno> {
-        let socket = socket_with(
-            AddressFamily::VSOCK,
-            SocketType::STREAM,
-            SocketFlags::CLOEXEC,
-            None,
-        )?;
+        let socket = stream_socket()?;
         let mut address = empty_address();
         address.svm_cid = libc::VMADDR_CID_ANY;
         address.svm_port = port;
@@ -68,6 +63,36 @@ impl Listener {
     }
 }
 
+/// Connects to a port of the context `cid`, [`HOST_CID`] for the host's. The kernel gives up
+/// after 2 s.
+pub fn connect(cid: u32, port: u32) -> Result<OwnedFd, Errno> {
+    let socket = stream_socket()?;
+    let mut address = empty_address();
+    address.svm_cid = cid;
+    address.svm_port = port;
+    // SAFETY: `address` is a whole sockaddr_vm and the length given is its size.
+    let connected = unsafe {
+        libc::connect(
+            socket.as_raw_fd(),
+            (&raw const address).cast(),
+            address_length(),
+        )
+    };
+    if connected < 0 {
+        return Err(last_errno());
+    }
+    Ok(socket)
+}
+
+fn stream_socket() -> Result<OwnedFd, Errno> {
+    socket_with(
+        AddressFamily::VSOCK,
+        SocketType::STREAM,
+        SocketFlags::CLOEXEC,
+        None,
+    )
+}
+
 fn empty_address() -> libc::sockaddr_vm {
     // SAFETY: sockaddr_vm is plain numbers, for which all zeros is a value.
     let mut address: libc::sockaddr_vm = unsafe { std::mem::zeroed() };
@@ -84,6 +109,12 @@ const fn address_length() -> libc::socklen_t {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn connect_says_why_not() {
+        // No test machine is a guest whose host listens at this port.
+        assert!(connect(HOST_CID, 1).is_err());
+    }
 
     #[test]
     fn bind_listens_or_says_why_not() {

@@ -226,6 +226,9 @@ impl From<DirsError> for CliError {
     fn from(error: DirsError) -> Self {
         let message = error.to_string();
         match error {
+            DirsError::Relative { name, .. } => Self::new(Kind::Usage, message).hint(format!(
+                "{name}=$PWD/... names a place below this directory"
+            )),
             DirsError::NoHome => Self::failed(message).hint("export HOME=/path/to/your/home"),
             DirsError::Io { source, .. } => Self::io(message, &source),
             DirsError::Unsafe { path, .. } => Self::new(Kind::Permission, message)

@@ -53,6 +53,13 @@ impl Activity {
             }
         }
     }
+
+    /// Whether a reason to stay comes, or is there, within `limit`.
+    pub(crate) async fn begins_within(&self, limit: Duration) -> bool {
+        let mut count = self.count.subscribe();
+        let begun = count.wait_for(|&count| count > 0);
+        tokio::time::timeout(limit, begun).await.is_ok()
+    }
 }
 
 impl Drop for ActivityGuard {
@@ -80,5 +87,19 @@ mod tests {
             .await
             .unwrap()
             .unwrap();
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn begins_within_sees_what_is_there_and_what_comes() {
+        let activity = Activity::default();
+        assert!(!activity.begins_within(Duration::from_millis(10)).await);
+        let comes = async {
+            tokio::task::yield_now().await;
+            activity.begin()
+        };
+        let (seen, guard) = tokio::join!(activity.begins_within(Duration::from_secs(5)), comes);
+        assert!(seen);
+        assert!(activity.begins_within(Duration::ZERO).await);
+        drop(guard);
     }
 }

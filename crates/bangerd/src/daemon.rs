@@ -11,8 +11,10 @@ use crate::vm::place::VmPlace;
 use crate::vm::plan::RESERVE;
 use crate::vm::record::now_unix_ms;
 use crate::vm::registry::Registry;
-use banger_api::{Config, Dirs, ProblemCode};
-use banger_engine::{Accel, Engine};
+use banger_api::{Config, Dirs, EngineConfig, NetworkMode, ProblemCode};
+use banger_engine::{
+    Accel, Engine, EngineError, EngineKind, Host, Machine, Place, ProcessId, Wish,
+};
 use banger_images::{Image, ImagesError, Kernel, Store};
 use banger_names::{ByteSize, VmId};
 use std::path::PathBuf;
@@ -24,6 +26,35 @@ use tokio_util::task::TaskTracker;
 
 /// How long the VMs may take to be let go of when the daemon ends.
 const SHUTDOWN_LIMIT: Duration = Duration::from_secs(30);
+
+/// How long what else goes on may take then: mostly clients that hear the last word, some of
+/// which do not listen.
+const PARTING_LIMIT: Duration = Duration::from_secs(2);
+
+/// Looks at what the host has for engines.
+pub(crate) async fn look_at_host() -> Result<Host, Refusal> {
+    tokio::task::spawn_blocking(Host::look)
+        .await
+        .map_err(|error| Refusal::internal("look for an engine", &error))
+}
+
+/// What a VM with this network asks of its engine.
+fn wish(config: &EngineConfig, network: NetworkMode) -> Wish {
+    Wish {
+        engine: config.prefer.map(|engine| match engine {
+            banger_api::EngineName::Qemu => EngineKind::Qemu,
+            banger_api::EngineName::Firecracker => EngineKind::Firecracker,
+        }),
+        accel: config.accel.map(|accel| match accel {
+            banger_api::Accel::Kvm => Accel::Kvm,
+            banger_api::Accel::Tcg => Accel::Tcg,
+        }),
+        network: match network {
+            NetworkMode::User => banger_engine::NetworkMode::User,
+            NetworkMode::None => banger_engine::NetworkMode::None,
+        },
+    }
+}
 
 /// What a daemon is made of.
 #[derive(Debug, Clone)]
@@ -77,9 +108,6 @@ impl Options {
     }
 }
 
-/// An engine, and the acceleration that was asked for when it was chosen.
-type ChosenEngine = (Option<Accel>, Arc<dyn Engine>);
-
 /// The daemon.
 #[derive(Debug)]
 pub struct Daemon {
@@ -90,7 +118,8 @@ pub struct Daemon {
     activity: Activity,
     tasks: TaskTracker,
     closing: CancellationToken,
-    engine: Mutex<Option<ChosenEngine>>,
+    /// What the host was seen to have, once that was enough for some VM.
+    host: Mutex<Option<Host>>,
     kernel_jobs: SharedJobs<Kernel>,
     image_jobs: SharedJobs<Image>,
     contents: Arc<RwLock<()>>,
@@ -119,7 +148,7 @@ impl Daemon {
             activity: Activity::default(),
             tasks: TaskTracker::new(),
             closing: CancellationToken::new(),
-            engine: Mutex::new(None),
+            host: Mutex::new(None),
             kernel_jobs: SharedJobs::default(),
             image_jobs: SharedJobs::default(),
             contents: Arc::default(),
@@ -221,36 +250,34 @@ impl Daemon {
         }
     }
 
-    /// The engine that the configuration asks for; looked for once.
-    pub(crate) async fn engine(&self) -> Result<Arc<dyn Engine>, Refusal> {
+    /// The engine for a VM with this network, within the configuration.
+    pub(crate) async fn engine(&self, network: NetworkMode) -> Result<Arc<dyn Engine>, Refusal> {
         if let EngineChoice::Fixed(engine) = &self.options.engine {
             return Ok(Arc::clone(engine));
         }
-        let accel = self.config().await?.engine.accel.map(|accel| match accel {
-            banger_api::Accel::Kvm => Accel::Kvm,
-            banger_api::Accel::Tcg => Accel::Tcg,
-        });
-        self.engine_with(accel).await
-    }
-
-    /// An engine to take over VMMs with, whatever the configuration says.
-    pub(crate) async fn any_engine(&self) -> Result<Arc<dyn Engine>, Refusal> {
-        match self.engine().await {
-            Ok(engine) => Ok(engine),
-            Err(_) => self.engine_with(None).await,
+        let wish = wish(&self.config().await?.engine, network);
+        let mut host = self.host.lock().await;
+        if let Some(Ok(engine)) = host.as_ref().map(|host| host.choose(&wish)) {
+            return Ok(engine);
         }
-    }
-
-    async fn engine_with(&self, accel: Option<Accel>) -> Result<Arc<dyn Engine>, Refusal> {
-        let mut chosen = self.engine.lock().await;
-        if let Some((for_accel, engine)) = chosen.as_ref()
-            && *for_accel == accel
-        {
-            return Ok(Arc::clone(engine));
-        }
-        let engine = banger_engine::choose(None, accel).await?;
-        *chosen = Some((accel, Arc::clone(&engine)));
+        // What was seen is not enough, but may be no longer true.
+        let seen = look_at_host().await?;
+        let engine = seen.choose(&wish)?;
+        *host = Some(seen);
         Ok(engine)
+    }
+
+    /// Takes over the VMM of a former daemon, whatever the configuration says now.
+    pub(crate) async fn adopt(
+        &self,
+        kind: EngineKind,
+        process: &ProcessId,
+        place: &Place,
+    ) -> Result<Box<dyn Machine>, EngineError> {
+        match &self.options.engine {
+            EngineChoice::Fixed(engine) => engine.adopt(process, place).await,
+            EngineChoice::Host => banger_engine::adopt(kind, process, place).await,
+        }
     }
 
     /// The agent's program.
@@ -325,20 +352,21 @@ impl Daemon {
                 vm.detach().await
             }
         });
-        let all = async {
-            for (vm, outcome) in vms
-                .iter()
-                .zip(futures_util::future::join_all(parting).await)
-            {
-                if let Err(error) = outcome {
-                    tracing::error!(vm = %vm.id, %error, "let go of a VM");
+        let all = futures_util::future::join_all(parting);
+        match tokio::time::timeout(SHUTDOWN_LIMIT, all).await {
+            Ok(outcomes) => {
+                for (vm, outcome) in vms.iter().zip(outcomes) {
+                    if let Err(error) = outcome {
+                        tracing::error!(vm = %vm.id, %error, "let go of a VM");
+                    }
                 }
             }
-            self.tasks.close();
-            self.tasks.wait().await;
-        };
-        if tokio::time::timeout(SHUTDOWN_LIMIT, all).await.is_err() {
-            tracing::error!("some VMs could not be let go of in time");
+            Err(_) => tracing::error!("some VMs could not be let go of in time"),
+        }
+        self.tasks.close();
+        let ended = tokio::time::timeout(PARTING_LIMIT, self.tasks.wait()).await;
+        if ended.is_err() {
+            tracing::warn!("some clients were cut off");
         }
     }
 }

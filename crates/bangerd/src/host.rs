@@ -1,11 +1,11 @@
 //! What the daemon finds on its host: each finding with its fix.
 
-use crate::daemon::Daemon;
+use crate::daemon::{Daemon, look_at_host};
 use crate::problem::Refusal;
 use crate::ssh;
 use crate::vm::create::disk_free;
-use banger_api::{Check, CheckStatus, EngineView, HostView};
-use banger_engine::Level;
+use banger_api::{Check, CheckStatus, EngineView, HostView, NetworkMode};
+use banger_engine::{Engine, Host, Level};
 use banger_names::ByteSize;
 use std::path::Path;
 use std::sync::Arc;
@@ -15,10 +15,19 @@ const COMFORTABLE: ByteSize = ByteSize::gib(5);
 
 /// Looks at the host.
 pub(crate) async fn look(daemon: &Arc<Daemon>) -> HostView {
-    let engine = daemon.engine().await;
-    let mut checks = tokio::task::spawn_blocking(engine_checks)
-        .await
-        .unwrap_or_default();
+    let network = daemon.config().await.unwrap_or_default().vm.network;
+    let engine = daemon.engine(network).await;
+    let shown = match &engine {
+        Ok(engine) => Some(engine_view(engine.as_ref(), "")),
+        Err(_) => {
+            let other = daemon.engine(NetworkMode::None).await.ok();
+            other.map(|engine| engine_view(engine.as_ref(), ", only with --network none"))
+        }
+    };
+    let mut checks = match look_at_host().await {
+        Ok(host) => engine_checks(&host),
+        Err(refusal) => vec![failed("engine", &refusal)],
+    };
     if let Err(refusal) = &engine {
         checks.push(failed("engine", refusal));
     }
@@ -32,6 +41,7 @@ pub(crate) async fn look(daemon: &Arc<Daemon>) -> HostView {
         "building images needs mmdebstrap",
         "sudo apt-get install mmdebstrap",
     ));
+    checks.push(kernel_build_check());
     checks.push(program_check(
         "ssh.keygen",
         ssh::keygen(),
@@ -42,16 +52,20 @@ pub(crate) async fn look(daemon: &Arc<Daemon>) -> HostView {
     checks.push(image_check(daemon).await);
     HostView {
         mode: "rootless".into(),
-        engine: engine.ok().map(|engine| EngineView {
-            name: engine.kind().to_string(),
-            description: engine.describe(),
-        }),
+        engine: shown,
         checks,
     }
 }
 
-fn engine_checks() -> Vec<Check> {
-    banger_engine::findings()
+fn engine_view(engine: &dyn Engine, limit: &str) -> EngineView {
+    EngineView {
+        name: engine.kind().to_string(),
+        description: format!("{}{limit}", engine.describe()),
+    }
+}
+
+fn engine_checks(host: &Host) -> Vec<Check> {
+    host.findings()
         .into_iter()
         .map(|finding| Check {
             name: format!("engine.{}", finding.subject),
@@ -117,6 +131,18 @@ fn program_check(name: &str, found: Option<&str>, missing: &str, fix: &str) -> C
             fix: Some(fix.into()),
         },
     }
+}
+
+fn kernel_build_check() -> Check {
+    let missing = banger_images::missing_kernel_build_packages();
+    if missing.is_empty() {
+        return ok("build.kernel", "a kernel can be built".into());
+    }
+    absent(
+        "build.kernel",
+        &format!("building a kernel needs {}", missing.join(", ")),
+        &format!("sudo apt-get install {}", missing.join(" ")),
+    )
 }
 
 async fn kernel_check(daemon: &Daemon) -> Check {

@@ -1,10 +1,20 @@
-//! The lock that makes the daemon the only one of its user.
+//! The locks that make the daemon the only one of its user: one in the runtime directory, where
+//! clients look for it, and one in the state directory, which daemons of other runtime
+//! directories (a login without `XDG_RUNTIME_DIR`, say) share.
 
 use crate::startup::StartError;
 use rustix::fs::{FlockOperation, Mode, OFlags};
 use std::fs::File;
 use std::io::{Read, Seek, Write};
+use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::time::{Duration, Instant};
+
+/// How long a daemon that no longer serves may take to end.
+const ENDING_LIMIT: Duration = Duration::from_secs(15);
+
+/// How often its end is looked for.
+const RETRY: Duration = Duration::from_millis(20);
 
 /// The held lock. Its file stays when it is dropped: removing it would let two daemons hold
 /// locks on two files of one name.
@@ -14,6 +24,22 @@ pub(crate) struct DaemonLock {
 }
 
 impl DaemonLock {
+    /// Takes the lock at `path`, waiting for a holder that does not serve `socket`: it ends, and
+    /// the client that started us would wait in vain for it.
+    pub(crate) fn await_end(path: &Path, socket: &Path) -> Result<Self, StartError> {
+        let deadline = Instant::now() + ENDING_LIMIT;
+        loop {
+            match Self::take(path) {
+                Err(StartError::AlreadyRuns { .. })
+                    if Instant::now() < deadline && UnixStream::connect(socket).is_err() =>
+                {
+                    std::thread::sleep(RETRY);
+                }
+                taken => return taken,
+            }
+        }
+    }
+
     /// Takes the lock at `path` and writes this process's id into it.
     pub(crate) fn take(path: &Path) -> Result<Self, StartError> {
         let io = |source: std::io::Error| StartError::Io {

@@ -63,8 +63,8 @@ impl Refusal {
     /// An I/O failure on this host; a full disk and missing descriptors are told apart.
     pub(crate) fn io(message: impl Into<String>, error: &std::io::Error) -> Self {
         let mut problem = Problem::because(io_code(error), message, error);
-        if problem.code == ProblemCode::Exhausted {
-            problem = problem.hint("free some disk space: `banger image ls`, `banger vm list`");
+        if is_full(error) {
+            problem = problem.hint(FULL);
         }
         Self(problem)
     }
@@ -88,12 +88,22 @@ impl Refusal {
     }
 }
 
+/// What to do about a full disk.
+const FULL: &str = "free some disk space: `banger image ls`, `banger vm list`";
+
+fn is_full(error: &std::io::Error) -> bool {
+    use std::io::ErrorKind;
+    matches!(
+        error.kind(),
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded
+    )
+}
+
 fn io_code(error: &std::io::Error) -> ProblemCode {
     use std::io::ErrorKind;
     match error.kind() {
-        ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::OutOfMemory => {
-            ProblemCode::Exhausted
-        }
+        _ if is_full(error) => ProblemCode::Exhausted,
+        ErrorKind::OutOfMemory => ProblemCode::Exhausted,
         ErrorKind::PermissionDenied => ProblemCode::Permission,
         ErrorKind::NotFound => ProblemCode::NotFound,
         // EMFILE and ENFILE have no kind of their own.
@@ -143,7 +153,9 @@ impl From<ImagesError> for Refusal {
 impl From<EngineError> for Refusal {
     fn from(error: EngineError) -> Self {
         let code = match &error {
-            EngineError::Missing { .. } | EngineError::Kvm { .. } => ProblemCode::HostUnsupported,
+            EngineError::Missing { .. } | EngineError::Kvm { .. } | EngineError::Unfit { .. } => {
+                ProblemCode::HostUnsupported
+            }
             EngineError::Spec(_) => ProblemCode::Invalid,
             EngineError::File { source, .. } | EngineError::Io { source, .. } => io_code(source),
             EngineError::Exited(_) | EngineError::NotOurs { .. } => ProblemCode::VmGone,
@@ -168,6 +180,9 @@ impl From<StoreError> for Refusal {
             StoreError::Taken { ref what, ref text } => {
                 Self::conflict(format!("name a VM {text:?}: the {what} is taken"))
                     .hint("choose another with --name, or `banger vm rm` the other VM")
+            }
+            other if other.is_full() => {
+                Self(with_sources(ProblemCode::Exhausted, &other).hint(FULL))
             }
             other => Self(with_sources(ProblemCode::Internal, &other)),
         }
@@ -223,6 +238,17 @@ mod tests {
                 "errno {errno}"
             );
         }
+    }
+
+    #[test]
+    fn only_a_full_disk_is_answered_by_freeing_disk_space() {
+        let hint = |errno| {
+            Refusal::io("write", &std::io::Error::from_raw_os_error(errno))
+                .0
+                .hint
+        };
+        assert!(hint(28).is_some() && hint(122).is_some());
+        assert_eq!((hint(24), hint(12)), (None, None));
     }
 
     #[test]

@@ -5,8 +5,10 @@ use crate::daemon::Daemon;
 use crate::problem::Refusal;
 use crate::shared_job::JobSink;
 use crate::vm::plan::VmDraft;
-use banger_api::{BuildImage, Config, Progress, PullKernel};
-use banger_images::{BuildOptions, DebianSource, Image, ImagesError, Kernel, Store};
+use banger_api::{BuildImage, BuildKernel, Config, Progress, PullKernel};
+use banger_images::{
+    BuildOptions, DebianSource, Image, ImagesError, Kernel, KernelBuildOptions, Store,
+};
 use banger_names::Tag;
 use std::sync::Arc;
 
@@ -90,6 +92,31 @@ pub(crate) async fn pull_kernel(
     let work = move |sink: &JobSink| {
         let source = DebianSource::detect(mirror.as_deref(), &suite)?;
         Ok(images.kernel_pull(&source, sink)?)
+    };
+    daemon
+        .kernel_jobs()
+        .run(&key, |now| report(now), work)
+        .await
+}
+
+/// Builds the lean kernel; callers that ask for the same wait for one build.
+pub(crate) async fn build_kernel(
+    daemon: &Daemon,
+    asked: BuildKernel,
+    config: &Config,
+    report: &Report,
+) -> Result<Kernel, Refusal> {
+    let mirror = asked.mirror.or_else(|| config.debian.mirror.clone());
+    let suite = asked.suite.unwrap_or_else(|| config.debian.suite.clone());
+    let options = KernelBuildOptions {
+        name: asked.name,
+        jobs: asked.jobs,
+    };
+    let images = daemon.images().clone();
+    let key = format!("build a kernel of {suite:?} from {mirror:?} with {options:?}");
+    let work = move |sink: &JobSink| {
+        let source = DebianSource::detect(mirror.as_deref(), &suite)?;
+        Ok(images.kernel_build(&source, &options, sink)?)
     };
     daemon
         .kernel_jobs()

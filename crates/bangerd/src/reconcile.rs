@@ -13,7 +13,7 @@ use crate::vm::driver::Driver;
 use crate::vm::place::{self, VmPlace};
 use crate::vm::record::VmRecord;
 use banger_api::VmState;
-use banger_engine::{Engine, EngineError, Machine};
+use banger_engine::{EngineError, Machine};
 use banger_names::{ByteSize, VmId};
 use std::collections::HashSet;
 use std::path::Path;
@@ -22,6 +22,9 @@ use std::time::Duration;
 
 /// How long a VMM may take to answer when it is taken over.
 const ADOPT_LIMIT: Duration = Duration::from_secs(10);
+
+/// How long a VMM may take to be gone after KILL.
+const KILL_LIMIT: Duration = Duration::from_secs(10);
 
 /// What became of a recorded VMM.
 enum Fate {
@@ -69,8 +72,10 @@ async fn settle(daemon: &Arc<Daemon>, mut record: VmRecord, log_cap: ByteSize) {
     let fate = fate_of(daemon, &record, &place, log_cap).await;
     let machine = match fate {
         Fate::Runs(machine) if goes => {
-            if let Err(error) = machine.kill().await {
-                tracing::error!(vm = %record.id, %error, "kill a leftover");
+            match tokio::time::timeout(KILL_LIMIT, machine.kill()).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => tracing::error!(vm = %record.id, %error, "kill a leftover"),
+                Err(_) => tracing::error!(vm = %record.id, "kill a leftover: it does not end"),
             }
             None
         }
@@ -102,15 +107,17 @@ async fn settle(daemon: &Arc<Daemon>, mut record: VmRecord, log_cap: ByteSize) {
             None
         }
     };
+    let mut is_alone = machine.is_none();
     if machine.is_none() {
         // A VMM that was started but not yet recorded, or one that does not answer.
-        let stray = place.clone();
-        let killed = tokio::task::spawn_blocking(move || strays::kill(&stray)).await;
+        let killed = tokio::task::spawn_blocking(move || strays::kill(&place)).await;
         if let Ok(Err(error)) = killed {
+            is_alone = false;
             tracing::error!(vm = %record.id, %error, "look for a stray VMM");
         }
     }
-    if goes {
+    // With a VMM that cannot be killed the row stays: it alone tells whose that is.
+    if goes && is_alone {
         match daemon.erase(&record.id).await {
             Ok(()) => {
                 tracing::info!(vm = %record.id, "removed a leftover");
@@ -133,12 +140,9 @@ async fn fate_of(daemon: &Daemon, record: &VmRecord, place: &VmPlace, log_cap: B
     let Some(process) = &record.process else {
         return Fate::None;
     };
-    let engine: Arc<dyn Engine> = match daemon.any_engine().await {
-        Ok(engine) => engine,
-        Err(error) => return Fate::Stuck(error.to_string()),
-    };
     let place = place.for_engine(log_cap);
-    match tokio::time::timeout(ADOPT_LIMIT, engine.adopt(process, &place)).await {
+    let adopting = daemon.adopt(record.engine_kind, process, &place);
+    match tokio::time::timeout(ADOPT_LIMIT, adopting).await {
         Ok(Ok(machine)) => Fate::Runs(Arc::from(machine)),
         Ok(Err(EngineError::NotOurs { reason, .. })) => Fate::Gone(reason),
         Ok(Err(EngineError::Exited(exit))) => Fate::Gone(exit.to_string()),

@@ -27,6 +27,9 @@ const MAX_LOG: u64 = 4 << 20;
 /// The longest path a Unix socket can have, in bytes.
 const MAX_SOCKET_PATH: usize = 107;
 
+/// How long clients that had connected when an idle daemon hid its socket may take to be seen.
+const LAST_CALL: Duration = Duration::from_millis(100);
+
 /// Why the daemon cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
@@ -38,6 +41,17 @@ pub enum StartError {
     AlreadyRuns {
         /// Its process id, if it has written it.
         pid: Option<u32>,
+    },
+    /// A daemon of this user runs on another runtime directory: two would fight over the VMs.
+    #[error(
+        "start: bangerd{} uses {state:?} from another runtime directory; set XDG_RUNTIME_DIR as it was set for that one, or end it",
+        .pid.map(|pid| format!(" (process {pid})")).unwrap_or_default()
+    )]
+    StateInUse {
+        /// Its process id, if it has written it.
+        pid: Option<u32>,
+        /// The state directory that both want.
+        state: PathBuf,
     },
     /// A step on this host failed.
     #[error("{what} {path:?}")]
@@ -89,8 +103,15 @@ pub fn run() -> Result<(), StartError> {
     let _session = rustix::process::setsid();
     let dirs = Dirs::from_env()?;
     dirs.ensure_runtime()?;
-    let lock = DaemonLock::take(&dirs.lock())?;
+    let lock = DaemonLock::await_end(&dirs.lock(), &dirs.socket())?;
     make_private(&dirs.state)?;
+    let state_lock = DaemonLock::take(&dirs.state.join("bangerd.lock")).map_err(|error| {
+        let state = dirs.state.clone();
+        match error {
+            StartError::AlreadyRuns { pid } => StartError::StateInUse { pid, state },
+            other => other,
+        }
+    })?;
     cap_log(&dirs.daemon_log());
     tracing_subscriber::fmt()
         .with_writer(std::io::stderr)
@@ -110,7 +131,7 @@ pub fn run() -> Result<(), StartError> {
     let result = runtime.block_on(serve(dirs));
     // What still blocks (an image build that was cancelled) may take a moment to notice.
     runtime.shutdown_timeout(Duration::from_secs(5));
-    drop(lock);
+    drop((state_lock, lock));
     result
 }
 
@@ -131,17 +152,28 @@ async fn serve(dirs: Dirs) -> Result<(), StartError> {
     announce_ready();
     // Looked for ahead of the first run. What fails here is told to whoever needs it.
     let ahead = Arc::clone(&daemon);
-    drop(tokio::spawn(async move { ahead.engine().await.is_ok() }));
+    drop(tokio::spawn(async move {
+        let network = ahead.config().await.unwrap_or_default().vm.network;
+        ahead.engine(network).await.is_ok()
+    }));
     tracing::info!(socket = %socket.display(), version = env!("CARGO_PKG_VERSION"), "ready");
-    let why = tokio::select! {
-        _ = terminate.recv() => "told to terminate",
-        _ = interrupt.recv() => "interrupted",
-        () = daemon.activity().idle_for(|| idle_limit(&config_path)) => "nothing to do",
+    let why = loop {
+        tokio::select! {
+            _ = terminate.recv() => break "told to terminate",
+            _ = interrupt.recv() => break "interrupted",
+            () = daemon.activity().idle_for(|| idle_limit(&config_path)) => {}
+        }
+        if !is_called_back(&daemon, &socket).await {
+            break "nothing to do";
+        }
     };
     tracing::info!(why, "ending");
     // First the name, so that a client that comes now starts a new daemon.
-    if let Err(error) = std::fs::remove_file(&socket) {
-        tracing::warn!(%error, "remove the socket");
+    match std::fs::remove_file(&socket) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            tracing::warn!(%error, "remove the socket");
+        }
+        _ => {}
     }
     stop.cancel();
     daemon.shutdown().await;
@@ -149,6 +181,26 @@ async fn serve(dirs: Dirs) -> Result<(), StartError> {
         tracing::error!(%error, "the server failed");
     }
     Ok(())
+}
+
+/// Hides the socket of an idle daemon and looks whether a client had connected before that; for
+/// such a one the socket comes back and the daemon stays. Otherwise the socket is gone.
+async fn is_called_back(daemon: &Daemon, socket: &Path) -> bool {
+    let hidden = socket.with_file_name(".idle.sock");
+    if let Err(error) = std::fs::rename(socket, &hidden) {
+        tracing::warn!(%error, "hide the socket");
+        return false;
+    }
+    if daemon.activity().begins_within(LAST_CALL).await {
+        match std::fs::rename(&hidden, socket) {
+            Ok(()) => return true,
+            Err(error) => tracing::warn!(%error, "bring the socket back"),
+        }
+    }
+    if let Err(error) = std::fs::remove_file(&hidden) {
+        tracing::warn!(%error, "remove the socket");
+    }
+    false
 }
 
 /// Opens the daemon's state and reconciles it with what runs.

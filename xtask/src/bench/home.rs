@@ -1,6 +1,6 @@
 //! A user's surroundings for a benchmark: the programs, a daemon of its own, the tests' store.
 
-use crate::{build, must, provision, top};
+use crate::{PROVISIONS, build, must, provide, top};
 use anyhow::{Context, Result, bail};
 use banger_api::client::Client;
 use banger_guest::frame::Kind;
@@ -33,7 +33,9 @@ impl Home {
             symlink(&dir, root.path().join(name))?;
         }
         let home = Self { root, dist };
-        provision(&|args| home.command(args))?;
+        for (_, look, make) in PROVISIONS {
+            provide(&|args| home.command(args), look, make)?;
+        }
         Ok(home)
     }
 

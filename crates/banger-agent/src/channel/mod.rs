@@ -50,7 +50,10 @@ pub fn start(
         }
         Channel::Vsock { port } => {
             let listener = vsock::listen(*port)?;
-            Box::new(move || vsock::serve(&agent, &listener).into())
+            Box::new(move || {
+                vsock::announce();
+                vsock::serve(&agent, &listener).into()
+            })
         }
     };
     std::thread::Builder::new()

@@ -3,7 +3,8 @@
 
 use std::sync::Arc;
 
-use banger_sys::vsock::{HOST_CID, Listener};
+use banger_guest::frame::READY_PORT;
+use banger_sys::vsock::{HOST_CID, Listener, connect};
 use rustix::io::Errno;
 
 use super::ChannelError;
@@ -15,6 +16,13 @@ pub(super) fn listen(port: u32) -> Result<Listener, ChannelError> {
         operation: format!("listen on vsock port {port}"),
         source: errno.into(),
     })
+}
+
+/// Tells the host that we listen. A host that does not want to know refuses.
+pub(super) fn announce() {
+    if let Err(errno) = connect(HOST_CID, READY_PORT) {
+        log::info(&format!("tell the host that the agent listens: {errno}"));
+    }
 }
 
 /// Serves until the listener breaks.

@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use banger_guest::frame::{Decoder, Frame, FrameError, Kind, chunks};
-use banger_guest::request::{Exit, Resize, SIGNALS};
+use banger_guest::request::{Exit, Resize, SIGNALS, STDIN_WINDOW, Taken};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::{Errno, ioctl_fionbio, read, write};
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
@@ -20,9 +20,12 @@ use super::pty;
 /// How much may wait for the host before the command's output is left unread.
 const OUTPUT_HIGH: usize = 256 * 1024;
 
-/// How much may wait for the command before the host's frames are left unread. Generous, since a
-/// signal comes behind the input that was sent before it.
-const INPUT_HIGH: usize = 1024 * 1024;
+/// How much may wait for the command before the host's frames are left unread. Over the window, so
+/// that a host that keeps to it gets its signals through however little the command reads.
+const INPUT_HIGH: usize = 2 * STDIN_WINDOW;
+
+/// How many bytes of input are taken before the host is told.
+const TAKEN_STEP: usize = STDIN_WINDOW / 4;
 
 /// Between TERM and KILL, and between HUP and KILL.
 const GRACE: Duration = Duration::from_secs(2);
@@ -100,6 +103,8 @@ struct Relay<'a> {
     input: Vec<u8>,
     input_ends: bool,
     last_input: u8,
+    /// Bytes of input that were taken and the host was not told of.
+    taken: usize,
     /// Bytes for the host.
     output: Vec<u8>,
     is_host_gone: bool,
@@ -126,6 +131,7 @@ pub(super) fn run(
         input: Vec::new(),
         input_ends: false,
         last_input: b'\n',
+        taken: 0,
         output: Vec::new(),
         is_host_gone: false,
         has_timed_out: false,
@@ -187,6 +193,7 @@ impl Relay<'_> {
             }
         }
         self.io.outputs.retain(|(kind, _)| *kind != Kind::Exit);
+        self.say_taken()?;
         self.feed_host()?;
         Ok(is_quiet)
     }
@@ -256,7 +263,9 @@ impl Relay<'_> {
             match frame.kind {
                 Kind::Stdin if frame.payload.is_empty() => self.input_ends = true,
                 // After its end, or the command has closed it: nobody will read this.
-                Kind::Stdin if self.input_ends || self.io.input.is_none() => {}
+                Kind::Stdin if self.input_ends || self.io.input.is_none() => {
+                    self.taken += frame.payload.len();
+                }
                 Kind::Stdin => {
                     self.last_input = frame.payload.last().copied().unwrap_or(self.last_input);
                     self.input.extend_from_slice(&frame.payload);
@@ -300,10 +309,12 @@ impl Relay<'_> {
             match write(input, &self.input) {
                 Ok(count) => {
                     self.input.drain(..count);
+                    self.taken += count;
                 }
                 Err(Errno::AGAIN | Errno::INTR) => {}
                 // The command reads no more.
                 Err(_) => {
+                    self.taken += self.input.len();
                     self.input.clear();
                     self.io.input = None;
                 }
@@ -333,6 +344,14 @@ impl Relay<'_> {
             // The end; a terminal says so by EIO.
             Ok(_) | Err(_) => *kind = Kind::Exit,
         }
+    }
+
+    fn say_taken(&mut self) -> Result<(), StreamError> {
+        if self.taken >= TAKEN_STEP {
+            let bytes = std::mem::take(&mut self.taken);
+            Frame::json(Kind::Taken, &Taken { bytes })?.encode_into(&mut self.output);
+        }
+        Ok(())
     }
 
     fn feed_host(&mut self) -> Result<(), StreamError> {
@@ -383,7 +402,8 @@ impl Relay<'_> {
             Phase::Running => self.deadline,
             Phase::Ending { kill_at } => Some(kill_at),
             Phase::Killed => None,
-            Phase::Ended { until } => Some(until),
+            // With too much waiting for the host it is the host that is waited for.
+            Phase::Ended { until } => (self.output.len() < OUTPUT_HIGH).then_some(until),
         }
     }
 

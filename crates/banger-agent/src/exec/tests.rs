@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use banger_guest::frame::{Frame, Kind, chunks};
-use banger_guest::request::{Exit, Request, Resize, Terminal};
+use banger_guest::request::{Exit, Request, Resize, STDIN_WINDOW, Taken, Terminal};
 
 use super::*;
 use crate::reaper::Reaper;
@@ -18,6 +18,7 @@ struct Host(Stream);
 struct Outcome {
     stdout: Vec<u8>,
     stderr: Vec<u8>,
+    taken: usize,
     exit: Exit,
 }
 
@@ -78,6 +79,7 @@ impl Host {
             match frame.kind {
                 Kind::Stdout => outcome.stdout.extend(frame.payload),
                 Kind::Stderr => outcome.stderr.extend(frame.payload),
+                Kind::Taken => outcome.taken += frame.parse::<Taken>().unwrap().bytes,
                 Kind::Exit => {
                     outcome.exit = frame.parse().unwrap();
                     assert!(self.0.recv().unwrap().is_none(), "exit ends the stream");
@@ -180,6 +182,7 @@ fn a_mebibyte_goes_both_ways_and_input_ends() {
     });
     assert!(outcome.stdout == sent, "{} bytes", outcome.stdout.len());
     assert_eq!(outcome.stderr, b"end\n");
+    assert_eq!(outcome.taken, sent.len());
 }
 
 #[test]
@@ -199,6 +202,19 @@ fn a_command_that_closes_its_input_takes_a_flood() {
         }
     }
     assert_eq!(host.finish().text(), "closed\n");
+}
+
+#[test]
+fn a_signal_passes_a_window_of_input_that_nobody_reads() {
+    let (host, _) = start(sh("exec sleep 60")).unwrap();
+    for frame in chunks(Kind::Stdin, &vec![0; STDIN_WINDOW]) {
+        host.0.send(&frame).unwrap();
+    }
+    host.send(Kind::Signal, b"TERM");
+    let outcome = host.finish();
+    assert_eq!(outcome.exit.signal.as_deref(), Some("TERM"));
+    // What it left unread is counted too: nobody will take it any more.
+    assert_eq!(outcome.taken, STDIN_WINDOW);
 }
 
 #[test]

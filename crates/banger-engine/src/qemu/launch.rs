@@ -10,13 +10,12 @@ use std::sync::Arc;
 use command_fds::{CommandFdExt, FdMapping};
 
 use super::args::SOCKETS;
-use super::machine::{AGENT_SOCKET, CONSOLE_SOCKET, QMP_SOCKET, QemuMachine, Sources, VMM_LOG};
+use super::machine::{AGENT_SOCKET, CONSOLE_SOCKET, QMP_SOCKET, QemuMachine};
+use crate::held::{CONSOLE_LOG, Sources, VMM_LOG};
 use crate::log::{CappedLog, drain};
 use crate::process::Process;
 use crate::socket::RunDir;
 use crate::{EngineError, Place, ProcessId};
-
-const CONSOLE_LOG: &str = "console.log";
 
 /// Starts QEMU and waits until its monitor answers.
 pub(super) async fn start(
@@ -25,8 +24,8 @@ pub(super) async fn start(
     place: &Place,
 ) -> Result<QemuMachine, EngineError> {
     let run = Arc::new(RunDir::open(&place.run_dir)?);
-    let console_log = begin_log(place, CONSOLE_LOG).await?;
-    let vmm_log = begin_log(place, VMM_LOG).await?;
+    let console_log = CappedLog::begin(place, CONSOLE_LOG).await?;
+    let vmm_log = CappedLog::begin(place, VMM_LOG).await?;
     let mut unfinished = Unfinished {
         run: Arc::clone(&run),
         process: None,
@@ -51,7 +50,7 @@ pub(super) async fn start(
 
     let readers = Sources {
         console: tokio::spawn(drain(console, console_log)),
-        vmm: Some(tokio::spawn(drain(words, vmm_log))),
+        others: vec![tokio::spawn(async { drop(drain(words, vmm_log).await) })],
     };
     let machine = QemuMachine::hold(process, run, monitor, readers, place);
     machine.greet().await?;
@@ -60,17 +59,15 @@ pub(super) async fn start(
 }
 
 /// Takes over a QEMU that runs.
-pub(super) async fn adopt(id: &ProcessId, place: &Place) -> Result<QemuMachine, EngineError> {
+pub(crate) async fn adopt(id: &ProcessId, place: &Place) -> Result<QemuMachine, EngineError> {
     let process = Process::adopt(id)?;
     let run = Arc::new(RunDir::open(&place.run_dir)?);
-    let console_log = CappedLog::open(&place.log_dir, CONSOLE_LOG, place.log_cap)
-        .await
-        .map_err(EngineError::io(format!("open {CONSOLE_LOG:?}")))?;
+    let console_log = CappedLog::go_on(place, CONSOLE_LOG).await?;
     let console = run.connect(CONSOLE_SOCKET).await?;
     let monitor = run.connect(QMP_SOCKET).await?;
     let readers = Sources {
         console: tokio::spawn(drain(console, console_log)),
-        vmm: None,
+        others: Vec::new(),
     };
     let machine = QemuMachine::hold(process, run, monitor, readers, place);
     machine.greet().await?;
@@ -107,15 +104,6 @@ fn socket_of(chardev: &str) -> &'static str {
         "qmp" => QMP_SOCKET,
         _ => CONSOLE_SOCKET,
     }
-}
-
-async fn begin_log(place: &Place, name: &str) -> Result<CappedLog, EngineError> {
-    CappedLog::begin(&place.log_dir, name, place.log_cap)
-        .await
-        .map_err(EngineError::io(format!(
-            "open {:?}",
-            place.log_dir.join(name)
-        )))
 }
 
 /// Spawns QEMU with nothing of ours but the sockets and the pipe.

@@ -17,11 +17,13 @@ use std::path::PathBuf;
 use async_trait::async_trait;
 use banger_guest::boot::{Channel, Network};
 
+use crate::program::{Found, Version};
 use crate::{
     Accel, Engine, EngineError, EngineKind, Machine, MachineSpec, NetworkMode, Place, ProcessId,
 };
 
-pub(crate) use find::{Version, find};
+pub(crate) use find::{OLDEST, find};
+pub(crate) use launch::adopt;
 
 /// The name of the virtio-serial port that the agent serves.
 const PORT_NAME: &str = "banger.agent";
@@ -32,22 +34,22 @@ pub(crate) struct Qemu {
     program: PathBuf,
     version: Version,
     accel: Accel,
-    /// Why emulation was chosen; empty for KVM.
+    /// Why emulation was chosen, or with KVM not Firecracker; may be empty there.
     why: String,
     /// The firmware to pass by `-bios`, where the faster one is installed.
     firmware: Option<PathBuf>,
 }
 
 impl Qemu {
-    pub(crate) fn new(program: PathBuf, version: Version, accel: Accel, why: String) -> Self {
+    pub(crate) fn new(found: Found, accel: Accel, why: String) -> Self {
         let firmware = match accel {
             Accel::Tcg => find::qboot(),
             // SeaBIOS costs next to nothing there, and is what everybody runs with KVM.
             Accel::Kvm => None,
         };
         Self {
-            program,
-            version,
+            program: found.path,
+            version: found.version,
             accel,
             why,
             firmware,
@@ -63,7 +65,8 @@ impl Engine for Qemu {
 
     fn describe(&self) -> String {
         match self.accel {
-            Accel::Kvm => format!("QEMU {}, KVM", self.version),
+            Accel::Kvm if self.why.is_empty() => format!("QEMU {}, KVM", self.version),
+            Accel::Kvm => format!("QEMU {}, KVM ({})", self.version, self.why),
             Accel::Tcg => format!("QEMU {}, emulation (TCG): {}", self.version, self.why),
         }
     }
@@ -96,9 +99,7 @@ impl Engine for Qemu {
     }
 
     fn drive_device(&self, index: usize) -> String {
-        // At most 16 drives (checked at the start): one letter is enough.
-        let letter = u8::try_from(index).map_or('z', |index| char::from(b'a' + index.min(25)));
-        format!("/dev/vd{letter}")
+        crate::spec::virtio_disk(index)
     }
 
     async fn start(

@@ -35,14 +35,12 @@ async fn choose_explains_itself_and_refuses_an_unusable_kvm() {
     assert_eq!(engine.drive_device(1), "/dev/vdb");
     assert!(engine.guest_network(NetworkMode::None).is_none());
     assert!(engine.guest_network(NetworkMode::User).is_some());
-    let findings = banger_engine::findings();
+    let findings = banger_engine::Host::look().findings();
     assert!(findings.iter().any(|finding| finding.subject == "qemu"));
     if let banger_engine::Kvm::Unusable { reason, .. } = banger_engine::probe_kvm() {
-        let error = banger_engine::choose(None, Some(Accel::Kvm))
-            .await
-            .unwrap_err();
+        let error = place::qemu(Some(Accel::Kvm)).unwrap_err();
         assert!(error.to_string().contains(&reason), "{error}");
-        let chosen = banger_engine::choose(None, None).await.unwrap().describe();
+        let chosen = place::qemu(None).unwrap().describe();
         assert!(chosen.contains(&reason), "{chosen}");
     }
 }

@@ -4,7 +4,9 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use banger_engine::{Accel, Engine, MachineSpec, NetworkMode, Place};
+use banger_engine::{
+    Accel, Engine, EngineError, EngineKind, Host, MachineSpec, NetworkMode, Place, Wish,
+};
 use rustix::process::{Pid, PidfdFlags, Signal};
 
 /// Directories that go with the test.
@@ -82,8 +84,17 @@ impl Drop for TestPlace {
     }
 }
 
+/// QEMU with this acceleration.
+pub(crate) fn qemu(accel: Option<Accel>) -> Result<Arc<dyn Engine>, EngineError> {
+    Host::look().choose(&Wish {
+        engine: Some(EngineKind::Qemu),
+        accel,
+        network: NetworkMode::User,
+    })
+}
+
 pub(crate) async fn engine() -> Arc<dyn Engine> {
-    banger_engine::choose(None, Some(Accel::Tcg)).await.unwrap()
+    qemu(Some(Accel::Tcg)).unwrap()
 }
 
 /// Whether a process of this number exists, zombies included.

@@ -126,3 +126,27 @@ async fn relay_tells_the_guest_when_the_client_leaves() {
     assert_eq!(relay.done.await.unwrap().unwrap(), Relayed::Client);
     assert!(relay.guest.recv().await.unwrap().is_none());
 }
+
+#[tokio::test]
+async fn sending_that_was_cut_short_is_finished_by_the_next() {
+    let (here, there) = tokio::io::duplex(100);
+    let (mut here, mut there) = (FramedStream::new(here), FramedStream::new(there));
+    let large = Frame::new(Kind::Data, vec![7; 5000]);
+    {
+        let sending = here.send(&large);
+        tokio::pin!(sending);
+        // Polled once: a part is written, and then the sender gives up.
+        assert!(poll_once(sending).await.is_pending());
+    }
+    let last = Frame::new(Kind::Data, *b"last");
+    let (sent, first) = tokio::join!(here.send(&last), async {
+        let first = there.recv().await.unwrap().unwrap();
+        (first, there.recv().await.unwrap().unwrap())
+    });
+    sent.unwrap();
+    assert_eq!(first, (large, last));
+}
+
+async fn poll_once<F: Future>(mut future: std::pin::Pin<&mut F>) -> std::task::Poll<F::Output> {
+    std::future::poll_fn(|context| std::task::Poll::Ready(future.as_mut().poll(context))).await
+}

@@ -185,3 +185,55 @@ fn other_programs_read_the_archive() {
         "{names}"
     );
 }
+
+/// A stored kernel without modules; `builtin` is its list of what is built in.
+fn kernel_without_modules(scene: &Scene, builtin: Option<&str>) -> Kernel {
+    let scratch = scene.store.scratch().unwrap();
+    let draft = crate::kernel_draft::Draft::create(scratch, "6.1-lean".into()).unwrap();
+    fs::write(draft.path("vmlinux"), crate::elf::tests::good_elf()).unwrap();
+    if let Some(builtin) = builtin {
+        fs::create_dir(draft.path("modules")).unwrap();
+        fs::write(draft.path("modules/modules.builtin"), builtin).unwrap();
+    }
+    let name = "lean".parse().unwrap();
+    draft
+        .commit(&scene.store, name, String::new(), &NoProgress)
+        .unwrap()
+}
+
+#[test]
+fn modules_that_are_built_in_are_not_looked_for() {
+    let scene = scene();
+    let list = "kernel/fs/ext4/ext4.ko\nkernel/drivers/char/hw_random/virtio-rng.ko\n";
+    let kernel = kernel_without_modules(&scene, Some(list));
+    assert_eq!(kernel.modules_dir(), None);
+    let wanted = ["ext4", "virtio_rng"];
+    assert!(scene.store.modules(&kernel, &wanted).unwrap().is_empty());
+    let path = scene.store.initramfs(&scene.agent, &kernel, &wanted);
+    let names: Vec<String> = entries(&fs::read(path.unwrap()).unwrap())
+        .into_iter()
+        .map(|(name, _, _)| name)
+        .collect();
+    assert!(!names.iter().any(|name| name.ends_with(".ko")), "{names:?}");
+}
+
+#[test]
+fn initramfs_refuses_a_module_that_is_neither_there_nor_built_in() {
+    let scene = scene();
+    let kernel = kernel_without_modules(&scene, Some("kernel/fs/ext4/ext4.ko\n"));
+    let error = scene
+        .store
+        .initramfs(&scene.agent, &kernel, &["ext4", "virtio_blk"])
+        .unwrap_err()
+        .to_string();
+    assert!(error.contains("virtio_blk"), "{error}");
+    assert!(error.contains("nor is it built in"), "{error}");
+}
+
+#[test]
+fn a_kernel_of_which_nothing_is_known_is_taken_at_its_word() {
+    let scene = scene();
+    let kernel = kernel_without_modules(&scene, None);
+    let modules = scene.store.modules(&kernel, &["virtio_blk"]).unwrap();
+    assert!(modules.is_empty());
+}

@@ -103,3 +103,28 @@ fn open_makes_private_directories_and_refuses_a_newer_store() {
     fs::write(scene.path("data/index.json"), b"\0garbage").unwrap();
     assert!(Store::open(&scene.path("data"), &scene.path("cache")).is_err());
 }
+
+#[test]
+fn reading_while_others_remove_never_fails() {
+    let scene = Scene::new();
+    let store = &scene.store;
+    let stays = scene
+        .import(&Tar::new().file("stays", b"x").finish())
+        .unwrap();
+    let file = scene.path("goes.tar");
+    fs::write(&file, Tar::new().file("goes", b"y").finish()).unwrap();
+    let is_over = AtomicBool::new(false);
+    std::thread::scope(|threads| {
+        threads.spawn(|| {
+            let tag = "goes".parse().unwrap();
+            for _ in 0..30 {
+                store.image_import(&file, &tag, &NoProgress).unwrap();
+                store.image_remove("goes").unwrap();
+            }
+            is_over.store(true, Ordering::SeqCst);
+        });
+        while !is_over.load(Ordering::SeqCst) {
+            assert_eq!(store.image("test").unwrap().digest, stays.digest);
+        }
+    });
+}

@@ -1,10 +1,13 @@
 //! Debian's archive: what apt must refuse, and, for those who ask for it, the real thing.
 
 use crate::archive::{Scene, assert_clean, debugfs};
-use banger_images::{BuildOptions, DebianSource, ImagesError, NoProgress};
+use banger_images::{
+    BuildOptions, DebianSource, ImagesError, KernelBuildOptions, NoProgress, Progress, ProgressSink,
+};
 use std::fs;
 use std::path::Path;
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 
@@ -189,4 +192,78 @@ fn slow_debian_builds_are_identical_and_hold_no_secrets() {
     }
     assert!(debugfs(&path, "stat /usr/sbin/sshd").contains("Type: regular"));
     assert!(debugfs(&path, "stat /usr/bin/sudo").contains("Mode:  04755"));
+}
+
+/// Cancels once the compiler runs.
+struct CancelAtCompiler(AtomicBool);
+
+impl ProgressSink for CancelAtCompiler {
+    fn report(&self, progress: Progress) {
+        if progress.step == "build kernel" && progress.detail.contains("files, ") {
+            self.0.store(true, Ordering::SeqCst);
+        }
+    }
+
+    fn is_cancelled(&self) -> bool {
+        self.0.load(Ordering::SeqCst)
+    }
+}
+
+/// Ends a kernel build in the middle of its compilation: a minute, 140 MB.
+#[test]
+#[ignore = "slow, and needs the network: unpacks a kernel source"]
+fn slow_kernel_build_that_is_cancelled_leaves_nothing() {
+    let scene = Scene::new();
+    let source = DebianSource::detect(None, "bookworm").unwrap();
+    let sink = CancelAtCompiler(AtomicBool::new(false));
+    let options = KernelBuildOptions::default();
+    let error = scene
+        .store
+        .kernel_build(&source, &options, &sink)
+        .unwrap_err();
+    assert!(matches!(error, ImagesError::Cancelled { .. }), "{error}");
+    assert!(scene.store.kernels().unwrap().is_empty());
+    scene.assert_no_scratch();
+}
+
+/// Builds the lean kernel twice: a quarter of an hour or more each time.
+#[test]
+#[ignore = "slow, and needs the network: builds a kernel twice"]
+fn slow_kernel_builds_are_identical_and_have_built_in_what_guests_need() {
+    let source = DebianSource::detect(None, "bookworm").unwrap();
+    let build = |scene: &Scene, name: Option<&str>| {
+        let options = KernelBuildOptions {
+            name: name.map(|name| name.parse().unwrap()),
+            jobs: None,
+        };
+        let built = scene.store.kernel_build(&source, &options, &NoProgress);
+        scene.assert_no_scratch();
+        built.unwrap()
+    };
+    let (one, two) = (Scene::new(), Scene::new());
+    let kernel = build(&one, None);
+    assert!(kernel.name.as_str().starts_with("lean-6.1."), "{kernel:?}");
+    assert!(kernel.version.ends_with("-lean"), "{kernel:?}");
+    assert!(kernel.modules_dir().is_none());
+    let needed = [
+        "virtio_pci",
+        "virtio_mmio",
+        "virtio_blk",
+        "virtio_net",
+        "virtio_console",
+        "virtio_rng",
+        "vmw_vsock_virtio_transport",
+        "overlay",
+        "ext4",
+        "erofs",
+        "nf_tables",
+        "bridge",
+        "veth",
+    ];
+    assert!(one.store.modules(&kernel, &needed).unwrap().is_empty());
+    let error = one.store.modules(&kernel, &["usb_storage"]).unwrap_err();
+    assert!(error.to_string().contains("usb_storage"), "{error}");
+    let again = build(&two, Some("again"));
+    assert_eq!(again.digest, kernel.digest);
+    assert_eq!(again.name.as_str(), "again");
 }

@@ -161,6 +161,43 @@ fn i7_extended_headers_are_capped() {
 }
 
 #[test]
+fn i7_extended_headers_cannot_pile_up_in_memory() {
+    let scene = Scene::new();
+    // Each is within its cap; only together are they too much.
+    let piled = (0..4).fold(Tar::new(), |tar, header| {
+        let names: Vec<String> = (0..10_000)
+            .map(|i| format!("SCHILY.xattr.user.{header}.{i}"))
+            .collect();
+        let records: Vec<(&str, &[u8])> = names.iter().map(|n| (n.as_str(), &b"x"[..])).collect();
+        tar.pax(&records)
+    });
+    scene.refuse(&piled.file("x", b"").finish(), "extended attributes");
+    let many = (0..100).fold(Tar::new(), |tar, _| tar.pax(&[("mtime", b"1")]));
+    scene.refuse(&many.file("x", b"").finish(), "extended headers");
+}
+
+#[test]
+fn i7_directories_that_no_entry_describes_count_too() {
+    let scene = Scene::with_limits(|limits| limits.tar_entries = 1000);
+    let deep = (0..3).fold(Tar::new(), |tar, i| {
+        let path = format!("{i}/{}f", "d/".repeat(500));
+        tar.pax(&[("path", path.as_bytes())]).file("x", b"")
+    });
+    scene.refuse(&deep.finish(), "more than 1000");
+}
+
+#[test]
+fn i7_names_and_attributes_cannot_fill_the_memory() {
+    let scene = Scene::with_limits(|limits| limits.tree_bytes = 100_000);
+    let value = vec![b'v'; 3000];
+    let heavy = (0..40).fold(Tar::new(), |tar, i| {
+        tar.pax(&[("SCHILY.xattr.user.a", &value)])
+            .file(&format!("f{i}"), b"")
+    });
+    scene.refuse(&heavy.finish(), "names, links and attributes");
+}
+
+#[test]
 fn truncated_and_damaged_archives_are_refused() {
     let scene = Scene::new();
     let archive = Tar::new().file("a", &[7; 3000]).file("b", b"b");

@@ -1,7 +1,7 @@
 //! `banger cp`
 
 use crate::app::App;
-use crate::copy::pack::{Item, Tree};
+use crate::copy::pack::{Item, Skipped, Tree};
 use crate::copy::place::{GuestPath, Place};
 use crate::copy::sink::FrameSink;
 use crate::copy::transfer::{self, FrameSource};
@@ -16,6 +16,9 @@ use rustix::fs::{Mode, OFlags};
 use std::io::{self, IsTerminal};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+
+/// What is neither file, directory nor link.
+const NOT_COPIED: &str = "it is a device, a pipe or a socket, which are not copied";
 
 /// Copy files between the host and a VM
 ///
@@ -70,29 +73,42 @@ impl Args {
         let client = app.client().await?;
         let mut progress = app.ui.work();
         progress.begin(&format!("copy {}", from.display()));
+        let skipped = self.send_origin(&client, &origin, &to).await?;
+        progress.finish();
+        say_left_out(app, skipped.special.len());
+        Ok(())
+    }
+
+    async fn send_origin(
+        &self,
+        client: &Client,
+        origin: &Origin,
+        to: &GuestPath,
+    ) -> Result<Skipped, CliError> {
         if origin.is_contents {
             let request = self.request(&to.path, true);
-            send(&client, &to, request, &origin, Path::new("")).await?;
-            return Ok(());
+            return send(client, to, request, origin, Path::new("")).await;
         }
         // Only the guest knows whether the destination is a directory: ask for it as one first.
         let into = self.request(&to.path, false);
-        let first = send(&client, &to, into, &origin, &origin.name).await;
-        let Err(error) = first else {
-            return Ok(());
+        let error = match send(client, to, into, origin, &origin.name).await {
+            Ok(skipped) => return Ok(skipped),
+            Err(error) => error,
         };
         if matches!(error.kind, Kind::Permission | Kind::Exhausted) {
             return Err(error);
         }
         if origin.is_directory {
             let request = self.request(&to.path, true);
-            return send(&client, &to, request, &origin, Path::new("")).await;
+            return send(client, to, request, origin, Path::new("")).await;
         }
         if to.is_directory {
-            return Err(error);
+            return Err(hint_missing(error, to, &to.path));
         }
         let request = self.request(to.parent(), false);
-        send(&client, &to, request, &origin, Path::new(to.name())).await
+        send(client, to, request, origin, Path::new(to.name()))
+            .await
+            .map_err(|error| hint_missing(error, to, to.parent()))
     }
 
     async fn stream_in(&self, app: &App, to: GuestPath) -> Result<(), CliError> {
@@ -130,18 +146,34 @@ impl Args {
         };
         let outcome = transfer::receive(&client, &from.vm, &request, take).await?;
         progress.finish();
+        if outcome.written == 0 && outcome.left_out > 0 && !from.is_contents {
+            let path = &from.path;
+            return Err(CliError::failed(format!("copy {path:?}: {NOT_COPIED}")));
+        }
         say(app, &outcome);
         Ok(())
     }
 }
 
-fn say(app: &App, outcome: &Outcome) {
-    if outcome.left_out > 0 {
+/// A directory that is missing in the VM is easily made.
+fn hint_missing(error: CliError, to: &GuestPath, directory: &str) -> CliError {
+    if error.kind != Kind::NotFound || error.hint.is_some() {
+        return error;
+    }
+    error.hint(format!("banger exec {} mkdir -p {directory}", to.vm))
+}
+
+fn say_left_out(app: &App, count: usize) {
+    let files = if count == 1 { "file" } else { "files" };
+    if count > 0 {
         app.ui.note(&format!(
-            "left out {} devices, pipes or sockets",
-            outcome.left_out
+            "left out {count} special {files} (devices, pipes, sockets)"
         ));
     }
+}
+
+fn say(app: &App, outcome: &Outcome) {
+    say_left_out(app, usize::try_from(outcome.left_out).unwrap_or(usize::MAX));
     let size = ByteSize(outcome.bytes);
     app.ui
         .detail(&format!("copied {} entries, {size}", outcome.written));
@@ -178,13 +210,14 @@ async fn send(
     request: CopyIn,
     origin: &Origin,
     name: &Path,
-) -> Result<(), CliError> {
+) -> Result<Skipped, CliError> {
     let tree = Tree::open(&origin.root)?;
     let items = origin.items(&tree, name)?;
     transfer::send(client, &to.vm, &request, move |sink| {
-        let (sink, _) = tree.pack(&items, sink)?;
+        let (sink, skipped) = tree.pack(&items, sink)?;
         sink.finish()
-            .map_err(|source| CliError::io("send the end of the copy", &source))
+            .map_err(|source| CliError::io("send the end of the copy", &source))?;
+        Ok(skipped)
     })
     .await
 }
@@ -228,6 +261,9 @@ impl Origin {
                 is_directory: true,
                 is_contents,
             });
+        }
+        if !meta.is_file() && !meta.is_symlink() {
+            return Err(CliError::failed(format!("copy {path:?}: {NOT_COPIED}")));
         }
         let name = path.file_name().map(PathBuf::from).unwrap_or_default();
         let parent = path

@@ -61,8 +61,9 @@ fn render(host: &HostView, only_bad: bool) -> String {
         |engine| format!("{}: {}", engine.name, engine.description),
     );
     let [ok, warnings, failed] = counts;
+    let s = if warnings == 1 { "" } else { "s" };
     out.push_str(&format!(
-        "\nmode    {}\nengine  {}\n\n{ok} ok, {warnings} warnings, {failed} failed\n",
+        "\nmode    {}\nengine  {}\n\n{ok} ok, {warnings} warning{s}, {failed} failed\n",
         sanitize::line(&host.mode),
         sanitize::line(&engine)
     ));

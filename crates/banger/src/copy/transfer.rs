@@ -15,12 +15,13 @@ use tokio::sync::mpsc;
 const AHEAD: usize = 8;
 
 /// Copies into `vm` what `fill` writes: a whole tar stream.
-pub(crate) async fn send(
+/// Returns what `fill` returned.
+pub(crate) async fn send<T: Send + 'static>(
     client: &Client,
     vm: &str,
     request: &CopyIn,
-    fill: impl FnOnce(FrameSink) -> Result<(), CliError> + Send + 'static,
-) -> Result<(), CliError> {
+    fill: impl FnOnce(FrameSink) -> Result<T, CliError> + Send + 'static,
+) -> Result<T, CliError> {
     let path = format!("/v1/vms/{}/copy-in", segment(vm));
     let (mut reader, mut writer) = client.upgrade(&path, request).await?.split();
     await_open(&mut reader).await?;
@@ -38,10 +39,11 @@ pub(crate) async fn send(
         CliError::new(Kind::Internal, "read the files to copy").because(&source)
     })?;
     // When the other side broke off, its reason is the better one.
-    if !is_broken {
-        filled?;
+    if filled.is_err() && !is_broken {
+        return filled;
     }
-    await_exit(&mut reader).await
+    await_exit(&mut reader).await?;
+    filled
 }
 
 /// Copies out of `vm`; `take` reads the tar stream.

@@ -18,6 +18,9 @@ use std::os::unix::ffi::OsStrExt;
 /// The most entries a copy may have.
 const MAX_ENTRIES: u64 = 4_000_000;
 
+/// The most bytes of names kept to the end of the copy.
+const MAX_REMEMBERED: usize = 64 * 1024 * 1024;
+
 /// The deepest directory.
 const MAX_DEPTH: usize = 128;
 
@@ -56,6 +59,7 @@ pub(crate) fn unpack<R: Read>(
         outcome: Outcome::default(),
         files: HashSet::new(),
         modes: Vec::new(),
+        remembered: 0,
     };
     for_each(stream, |entry| writer.write(entry))?;
     writer.finish()
@@ -67,8 +71,11 @@ struct Writer<'a> {
     outcome: Outcome,
     /// Device and inode of the files written here: all that a hard link may lead to.
     files: HashSet<(u64, u64)>,
-    /// Directories that get a narrower mode once all is written.
-    modes: Vec<(OwnedFd, Mode)>,
+    /// Directories that get a narrower mode once all is written, by their parts: descriptors are
+    /// few, and a tree of read-only directories (a module cache) is nothing odd.
+    modes: Vec<(Vec<Vec<u8>>, Mode)>,
+    /// Bytes of the names in `modes`.
+    remembered: usize,
 }
 
 impl Writer<'_> {
@@ -85,7 +92,7 @@ impl Writer<'_> {
         };
         let parent = self.descend(parents, true)?;
         let written = match entry.kind {
-            Type::Directory => self.directory(&parent, leaf, entry.mode),
+            Type::Directory => self.directory(&parent, leaf, parents, entry.mode),
             Type::File => self.file(&parent, leaf, entry),
             Type::Symlink => self.symlink(&parent, leaf, &entry.target),
             Type::HardLink => self.hard_link(&parent, leaf, &entry.target),
@@ -133,13 +140,24 @@ impl Writer<'_> {
         Ok(directory)
     }
 
-    fn directory(&mut self, parent: &OwnedFd, leaf: &[u8], mode: u32) -> io::Result<()> {
+    fn directory(
+        &mut self,
+        parent: &OwnedFd,
+        leaf: &[u8],
+        parents: &[Vec<u8>],
+        mode: u32,
+    ) -> io::Result<()> {
         let mode = Mode::from_raw_mode(mode & 0o777);
         // Until all is written we must be able to write into it.
         match rustix::fs::mkdirat(parent, OsStr::from_bytes(leaf), mode | Mode::RWXU) {
             Ok(()) => {
                 if !mode.contains(Mode::RWXU) {
-                    self.modes.push((open_directory(parent, leaf)?, mode));
+                    let parts = [parents, &[leaf.to_vec()]].concat();
+                    self.remembered += parts.iter().map(Vec::len).sum::<usize>();
+                    if self.remembered > MAX_REMEMBERED {
+                        return Err(refuse("too many read-only directories"));
+                    }
+                    self.modes.push((parts, mode));
                 }
                 Ok(())
             }
@@ -218,9 +236,10 @@ impl Writer<'_> {
 
     /// Gives directories their modes, the innermost first.
     fn finish(self) -> io::Result<Outcome> {
-        for (directory, mode) in self.modes.iter().rev() {
-            let now = Mode::from_raw_mode(rustix::fs::fstat(directory)?.st_mode & 0o777);
-            rustix::fs::fchmod(directory, now & *mode)?;
+        for (parts, mode) in self.modes.iter().rev() {
+            let directory = self.descend(parts, false)?;
+            let now = Mode::from_raw_mode(rustix::fs::fstat(&directory)?.st_mode & 0o777);
+            rustix::fs::fchmod(&directory, now & *mode)?;
         }
         Ok(self.outcome)
     }

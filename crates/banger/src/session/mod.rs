@@ -20,6 +20,7 @@ use crate::copy::sink::FrameSink;
 use crate::error::{CliError, Kind};
 use crate::ui::Ui;
 use crate::ui::progress::Progress;
+use crate::ui::sanitize;
 use crate::workspace::Workspace;
 use banger_api::client::FrameStream;
 use banger_api::stream::StreamEvent;
@@ -137,7 +138,13 @@ impl Session {
                     Some(Event::Stream(StreamEvent::Booted(vm))) => {
                         self.has_booted = true;
                         let boot = vm.boot_ms.unwrap_or_default();
-                        self.ui.detail(&format!("{} ({}) booted in {boot} ms", vm.name, vm.id));
+                        let engine = vm.engine.as_deref().unwrap_or("an unknown engine");
+                        self.ui.detail(&format!(
+                            "{} ({}) booted in {boot} ms by {}",
+                            vm.name,
+                            vm.id,
+                            sanitize::line(engine)
+                        ));
                         self.send_workspace();
                     }
                     Some(Event::Stream(StreamEvent::Open)) => {
@@ -159,7 +166,8 @@ impl Session {
             None
         };
         if self.options.stdin {
-            stdin::feed(FrameKind::Stdin, self.wires.data.clone());
+            let window = self.wires.window.clone();
+            stdin::feed(FrameKind::Stdin, self.wires.data.clone(), Some(window));
         } else {
             self.wires.control(Frame::new(FrameKind::Stdin, Vec::new()));
         }

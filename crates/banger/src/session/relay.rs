@@ -32,7 +32,7 @@ pub(crate) async fn run(stream: FrameStream) -> Result<(), CliError> {
                         continue;
                     };
                     is_open = true;
-                    super::stdin::feed(Kind::Data, sender.clone());
+                    super::stdin::feed(Kind::Data, sender.clone(), None);
                 }
                 Kind::Data if frame.payload.is_empty() => return Ok(()),
                 Kind::Data => write(frame.payload).await?,

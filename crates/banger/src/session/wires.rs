@@ -1,12 +1,13 @@
 //! The tasks and the thread between the stream and a session.
 
+use super::stdin::Window;
 use crate::error::CliError;
 use crate::ui::attached;
 use banger_api::Problem;
 use banger_api::client::{FrameReader, FrameStream, FrameWriter};
 use banger_api::stream::StreamEvent;
 use banger_guest::frame::{Frame, FrameError, Kind};
-use banger_guest::request::Exit;
+use banger_guest::request::{Exit, Taken};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
@@ -38,6 +39,8 @@ pub(super) struct Wires {
     pub events: mpsc::Receiver<Event>,
     /// Takes frames that may have to wait for the guest.
     pub data: mpsc::Sender<Frame>,
+    /// How far input may be sent ahead.
+    pub window: Window,
     control: mpsc::UnboundedSender<Frame>,
     failures: mpsc::Sender<Event>,
     hang_up: Option<oneshot::Sender<()>>,
@@ -54,7 +57,9 @@ impl Wires {
         let (hang_up, hung_up) = oneshot::channel();
         let (discard, discarded) = watch::channel(false);
         tokio::spawn(write(writer, control_receiver, data_receiver, hung_up));
+        let window = Window::new();
         let receiving = Receiving {
+            window: window.clone(),
             output: Some(Output::open(event_sender.clone())),
             events: event_sender.clone(),
             discarded,
@@ -63,6 +68,7 @@ impl Wires {
         Self {
             events,
             data,
+            window,
             control,
             failures: event_sender,
             hang_up: Some(hang_up),
@@ -119,6 +125,7 @@ async fn write(
 
 /// The receiving task's state.
 struct Receiving {
+    window: Window,
     output: Option<Output>,
     events: mpsc::Sender<Event>,
     discarded: watch::Receiver<bool>,
@@ -132,6 +139,13 @@ impl Receiving {
                     self.pass_on(frame).await;
                     continue;
                 }
+                Ok(Some(frame)) if frame.kind == Kind::Taken => match frame.parse::<Taken>() {
+                    Ok(taken) => {
+                        self.window.widen(taken.bytes);
+                        continue;
+                    }
+                    Err(error) => Event::Failed(error.into()),
+                },
                 Ok(Some(frame)) => match self.interpret(frame).await {
                     Ok(event) => event,
                     Err(error) => Event::Failed(error.into()),

@@ -14,6 +14,7 @@ pub(crate) mod table;
 pub(crate) mod template;
 
 use crate::error::{CliError, Kind};
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use progress::Mode;
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -140,10 +141,15 @@ impl Ui {
             return talk(&(plain_json(&body.to_string()) + "\n"));
         }
         let (bold, plain) = paint();
-        let mut out = format!("{bold}error:{plain} {}\n", sanitize::line(&error.message));
+        let message = without_numbers(&error.message);
+        let mut out = format!("{bold}error:{plain} {}\n", sanitize::line(&message));
         for cause in &error.causes {
-            writeln!(out, "  caused by: {}", sanitize::line(cause))
-                .expect("writing to a String cannot fail");
+            writeln!(
+                out,
+                "  caused by: {}",
+                sanitize::line(&without_numbers(cause))
+            )
+            .expect("writing to a String cannot fail");
         }
         if let Some(hint) = &error.hint {
             write!(out, "\n{bold}hint:{plain} {}\n", sanitize::line(hint))
@@ -180,7 +186,9 @@ pub(crate) fn usage(error: &clap::Error, wants_json: bool, attached: bool) -> i3
     }
     let plain = rendered.to_string();
     let message = plain.lines().next().unwrap_or_default();
-    let failure = CliError::usage(message.trim_start_matches("error: ")).hint("banger --help");
+    let hint = usage_hint(error, attached);
+    let failure = CliError::usage(message.trim_start_matches("error: "))
+        .hint(hint.as_deref().unwrap_or("banger --help"));
     if wants_json {
         let ui = Ui {
             json: true,
@@ -191,8 +199,53 @@ pub(crate) fn usage(error: &clap::Error, wants_json: bool, attached: bool) -> i3
         ui.error(&failure);
     } else {
         talk(&text);
+        if let Some(hint) = hint {
+            let (bold, plain) = paint();
+            talk(&format!("\n{bold}hint:{plain} {}\n", sanitize::line(&hint)));
+        }
     }
     failure.exit_code(attached).into()
+}
+
+/// What somebody used to other tools should type instead.
+fn usage_hint(error: &clap::Error, attached: bool) -> Option<String> {
+    let word = |kind| match error.get(kind) {
+        Some(ContextValue::String(word)) if !word.starts_with('-') => Some(word),
+        _ => None,
+    };
+    match error.kind() {
+        ErrorKind::InvalidSubcommand => {
+            let word = word(ContextKind::InvalidSubcommand)?;
+            let command = crate::command();
+            let verb = command.find_subcommand("vm")?.find_subcommand(word)?;
+            Some(format!("banger vm {}", verb.get_name()))
+        }
+        ErrorKind::UnknownArgument if attached => {
+            let word = word(ContextKind::InvalidArg)?;
+            Some(format!(
+                "put -- before the command, as in: banger run IMAGE -- {word}"
+            ))
+        }
+        _ => None,
+    }
+}
+
+/// `text` without the numbers that the standard library adds to the system's own words.
+fn without_numbers(text: &str) -> String {
+    let mut parts = text.split(" (os error ");
+    let mut out = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        match part.split_once(')') {
+            Some((number, rest)) if number.bytes().all(|byte| byte.is_ascii_digit()) => {
+                out.push_str(rest);
+            }
+            _ => {
+                out.push_str(" (os error ");
+                out.push_str(part);
+            }
+        }
+    }
+    out
 }
 
 /// Writes talk; a closed standard error is nobody's loss.
@@ -250,6 +303,18 @@ fn plain_json(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn failures_are_in_words() {
+        for (text, expected) in [
+            ("open: No such file (os error 2)", "open: No such file"),
+            ("a (os error 13): b (os error 2)", "a: b"),
+            ("a (os error x) b", "a (os error x) b"),
+            ("a (os error 2", "a (os error 2"),
+        ] {
+            assert_eq!(without_numbers(text), expected);
+        }
+    }
 
     #[test]
     fn json_deceives_no_terminal_and_means_the_same() {

@@ -4,6 +4,7 @@ use crate::fake::{Home, Request, Stream, booted};
 use banger_api::Progress;
 use banger_api::stream::StreamEvent;
 use banger_guest::frame::{Frame, Kind, chunks};
+use banger_guest::request::STDIN_WINDOW;
 use rustix::process::{Pid, Signal, kill_process};
 use rustix::termios::{LocalModes, tcgetattr, tcsetwinsize};
 use serde_json::json;
@@ -173,6 +174,43 @@ fn signals_reach_the_command() {
         when_ready.recv().unwrap();
         signal(&child, number);
     }
+    assert_eq!(child.wait_with_output().unwrap().status.code(), Some(143));
+}
+
+#[test]
+fn a_signal_does_not_wait_behind_input_that_nobody_takes() {
+    let (ready, when_ready) = mpsc::channel();
+    let ready = Mutex::new(ready);
+    let home = stream(move |_, mut stream| {
+        stream.event(&StreamEvent::Open);
+        let taken = Frame::json(Kind::Taken, &json!({"bytes": 100_000})).unwrap();
+        let mut sent = 0;
+        loop {
+            let frame = stream.recv().unwrap();
+            if frame.kind == Kind::Signal {
+                assert_eq!(frame.payload, b"TERM");
+                break;
+            }
+            sent += frame.payload.len();
+            if sent >= 100_000 && sent - frame.payload.len() < 100_000 {
+                stream.send(&taken);
+            }
+            assert!(sent <= STDIN_WINDOW + 100_000, "{sent} bytes of input");
+            // The last chunk is a whole one: less than that is left of the window.
+            if sent > STDIN_WINDOW + 100_000 - 32 * 1024 {
+                ready.lock().unwrap().send(()).unwrap();
+            }
+        }
+        stream.send(&Frame::json(Kind::Exit, &json!({"signal": "TERM"})).unwrap());
+    });
+    let zeros = std::fs::File::open("/dev/zero").unwrap();
+    let child = home
+        .banger(&["exec", "dev", "sleep", "9"])
+        .stdin(zeros)
+        .spawn()
+        .unwrap();
+    when_ready.recv().unwrap();
+    signal(&child, Signal::TERM);
     assert_eq!(child.wait_with_output().unwrap().status.code(), Some(143));
 }
 

@@ -219,3 +219,68 @@ fn the_workspace_is_what_git_knows() {
         [".gitignore", "sub", "sub/untracked", "tracked"]
     );
 }
+
+#[test]
+fn special_files_are_not_lost_without_a_word() {
+    let home = gives(tar(&[(EntryType::Char, "null", "", "")]));
+    let out = home.path().join("out");
+    let refused = home.run(&["cp", "dev:/dev/null", out.to_str().unwrap()]);
+    assert_eq!(refused.code, 1, "{refused:?}");
+    assert!(refused.stderr.contains("it is a device"), "{refused:?}");
+    let refused = home.run(&["cp", "/dev/null", "dev:/tmp/null"]);
+    assert_eq!(refused.code, 1, "{refused:?}");
+    let home = gives(tar(&[
+        (EntryType::Directory, "dev/", "", ""),
+        (EntryType::Fifo, "dev/pipe", "", ""),
+    ]));
+    let out = home.path().join("out");
+    let copied = home.run(&["cp", "dev:/dev", out.to_str().unwrap()]);
+    assert_eq!(copied.code, 0, "{copied:?}");
+    assert!(
+        copied.stderr.contains("left out 1 special file "),
+        "{copied:?}"
+    );
+}
+
+#[test]
+fn many_read_only_directories_need_no_many_descriptors() {
+    let mut builder = Builder::new(Vec::new());
+    for index in 0..200 {
+        let mut header = Header::new_gnu();
+        header.set_entry_type(EntryType::Directory);
+        header.set_mode(0o555);
+        header.set_size(0);
+        let name = if index == 0 {
+            "mod/".to_owned()
+        } else {
+            format!("mod/{index}/")
+        };
+        builder
+            .append_data(&mut header, name, std::io::empty())
+            .unwrap();
+    }
+    let home = gives(builder.into_inner().unwrap());
+    let out = home.path().join("out");
+    let banger = home.banger(&["cp", "dev:/mod", out.to_str().unwrap()]);
+    let mut limited = Command::new("sh");
+    limited
+        .args(["-c", "ulimit -n 64; exec \"$0\" \"$@\""])
+        .arg(banger.get_program())
+        .args(banger.get_args())
+        .env_clear()
+        .envs(
+            banger
+                .get_envs()
+                .filter_map(|(name, value)| Some((name, value?))),
+        );
+    let output = limited.output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    let mode = |path: &Path| {
+        let metadata = std::fs::metadata(path).unwrap();
+        std::os::unix::fs::MetadataExt::mode(&metadata) & 0o777
+    };
+    assert_eq!(mode(&out.join("199")), 0o555);
+    assert_eq!(mode(&out), 0o555);
+    // So that the temporary directory can be removed.
+    std::fs::set_permissions(&out, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+}

@@ -107,6 +107,30 @@ fn wrong_usage_is_2_and_never_a_guests_code() {
 }
 
 #[test]
+fn habits_from_other_tools_are_met_with_what_to_type() {
+    let home = Home::serve(|request| {
+        let error = json!({"code": "not_found", "message": "find image \"ls\": there is none"});
+        request.problem(404, &error);
+    });
+    for (arguments, hint) in [
+        (&["stop", "dev"][..], "hint: banger vm stop\n"),
+        (&["ls"], "hint: banger vm list\n"),
+        (
+            &["run", "-it", "debian", "bash", "-c", "x"],
+            "banger run IMAGE -- bash\n",
+        ),
+        (&["run", "ls"], "banger run -- ls\n"),
+        (&["exec", "--timeout", "0", "dev", "true"], "at once"),
+    ] {
+        let wrong = home.run(arguments);
+        assert!(wrong.stderr.contains(hint), "{}", wrong.stderr);
+    }
+    let wrong = home.run(&["--json", "rm", "dev"]);
+    let body: Value = serde_json::from_str(&wrong.stderr).unwrap();
+    assert_eq!(body["error"]["hint"], "banger vm rm");
+}
+
+#[test]
 fn a_reader_that_is_gone_is_no_panic() {
     let home = Home::serve(vms);
     for arguments in [

@@ -25,7 +25,7 @@ pub(crate) async fn list(
     Ok(Json(kernels.into_iter().map(view).collect()))
 }
 
-/// Gets or imports a kernel
+/// Gets, builds or imports a kernel
 #[utoipa::path(
     post, path = "/v1/kernels", request_body = AddKernel,
     responses(
@@ -42,6 +42,9 @@ pub(crate) async fn add(
     Ok(steps::respond(&daemon, move |report| async move {
         let kernel = match asked {
             AddKernel::Pull(pull) => provision::pull_kernel(&task, pull, &config, &report).await?,
+            AddKernel::Build(build) => {
+                provision::build_kernel(&task, build, &config, &report).await?
+            }
             AddKernel::Import(import) => self::import(&task, import, &report).await?,
         };
         Ok(Step::Kernel(Box::new(view(kernel))).into())

@@ -88,19 +88,21 @@ async fn send(path: PathBuf, vm: VmHandle, watch: Option<Watch>, parts: Parts) {
     loop {
         // Asked before reading: what is written up to the end is then read below.
         let is_over = watch.is_none() || !is_active(&truth.borrow());
-        let out = parts.clone();
-        let read = tokio::task::spawn_blocking(move || {
-            let read = log.read_to_end(&out);
-            (log, read)
-        });
-        let Ok((back, read)) = read.await else { return };
-        log = back;
-        match read {
-            Ok(true) => {}
-            Ok(false) => return,
-            Err(error) => {
-                // A client that has left needs no answer.
-                let _told = parts.send(Err(error)).await;
+        loop {
+            // One part at a time: a client that does not read must not hold a thread.
+            let read = tokio::task::spawn_blocking(move || {
+                let read = log.next_part();
+                (log, read)
+            });
+            let Ok((back, read)) = read.await else { return };
+            log = back;
+            let part = match read {
+                Ok(Some(part)) => Ok(part),
+                Ok(None) => break,
+                Err(error) => Err(error),
+            };
+            let is_last = part.is_err();
+            if parts.send(part).await.is_err() || is_last {
                 return;
             }
         }
@@ -163,34 +165,30 @@ impl Log {
         }
     }
 
-    /// Sends what is there and was not sent yet; `false` when nobody listens.
-    fn read_to_end(&mut self, out: &Parts) -> io::Result<bool> {
+    /// The next part of what is there; `None` at the end of it.
+    fn next_part(&mut self) -> io::Result<Option<Bytes>> {
         if !self.is_begun {
             self.is_begun = true;
             let mut old = self.path.as_os_str().to_owned();
             old.push(".1");
-            if let Some(mut old) = open(Path::new(&old))?
-                && !copy(&mut old, out)?
-            {
-                return Ok(false);
-            }
+            self.current = open(Path::new(&old))?;
         }
         loop {
             if let Some(current) = &mut self.current
-                && !copy(current, out)?
+                && let Some(part) = read(current)?
             {
-                return Ok(false);
+                return Ok(Some(part));
             }
             let Some(next) = open(&self.path)? else {
-                return Ok(true);
+                return Ok(None);
             };
             if let Some(current) = &mut self.current {
                 if is_same(current, &next)? {
-                    return Ok(true);
+                    return Ok(None);
                 }
                 // It was put aside: what was written between the two looks comes first.
-                if !copy(current, out)? {
-                    return Ok(false);
+                if let Some(part) = read(current)? {
+                    return Ok(Some(part));
                 }
             }
             self.current = Some(next);
@@ -211,18 +209,11 @@ fn is_same(one: &File, other: &File) -> io::Result<bool> {
     Ok(one.dev() == other.dev() && one.ino() == other.ino())
 }
 
-fn copy(file: &mut File, out: &Parts) -> io::Result<bool> {
-    loop {
-        let mut part = vec![0; PART];
-        let count = file.read(&mut part)?;
-        if count == 0 {
-            return Ok(true);
-        }
-        part.truncate(count);
-        if out.blocking_send(Ok(part.into())).is_err() {
-            return Ok(false);
-        }
-    }
+fn read(file: &mut File) -> io::Result<Option<Bytes>> {
+    let mut part = vec![0; PART];
+    let count = file.read(&mut part)?;
+    part.truncate(count);
+    Ok((count > 0).then(|| part.into()))
 }
 
 #[cfg(test)]
@@ -236,12 +227,10 @@ mod tests {
         let aside = temp.path().join("console.log.1");
         std::fs::write(&aside, "a").unwrap();
         std::fs::write(&path, "b").unwrap();
-        let (out, mut parts) = mpsc::channel(16);
-        let mut read = |log: &mut Log| {
-            assert!(log.read_to_end(&out).unwrap());
+        let read = |log: &mut Log| {
             let mut text = Vec::new();
-            while let Ok(part) = parts.try_recv() {
-                text.extend_from_slice(&part.unwrap());
+            while let Some(part) = log.next_part().unwrap() {
+                text.extend_from_slice(&part);
             }
             String::from_utf8(text).unwrap()
         };

@@ -74,23 +74,31 @@ async fn serve(daemon: Arc<Daemon>, mut client: ClientEnd, asked: RunVm, draft: 
         ended = run.go(&mut client, asked, draft) => ended,
         () = closing.cancelled() => Err(Refusal::cancelled("run a VM: the daemon ends")),
     };
-    let told = match ended {
+    // At once: a client that does not listen must not keep the VM.
+    let (told, removed) = tokio::join!(tell(&mut client, ended), async {
+        match run.lease.take() {
+            Some(lease) => lease.end().await,
+            None => Ok(()),
+        }
+    });
+    if let Err(error) = told {
+        tracing::debug!(%error, "a client left before the end of its run");
+    }
+    if let Err(refusal) = removed {
+        tracing::error!(%refusal, "remove the VM of a run");
+    }
+    client.close().await;
+}
+
+async fn tell(client: &mut ClientEnd, ended: Result<Ended, Refusal>) -> std::io::Result<()> {
+    match ended {
         Ok(Ended::Exit(exit)) => client.exit(&exit).await,
         Ok(Ended::ClientGone) => Ok(()),
         Err(refusal) => {
             tracing::info!(problem = ?refusal.0, "a run failed");
             client.problem(&refusal).await
         }
-    };
-    if let Err(error) = told {
-        tracing::debug!(%error, "a client left before the end of its run");
     }
-    if let Some(lease) = run.lease.take()
-        && let Err(refusal) = lease.end().await
-    {
-        tracing::error!(%refusal, "remove the VM of a run");
-    }
-    client.close().await;
 }
 
 impl Run {
@@ -126,11 +134,13 @@ impl Run {
             // A client that reads slowly misses progress, nothing else.
             let _told = tell.try_send(StreamEvent::Progress(progress));
         });
-        let making = create::create(&self.daemon, draft, &report);
-        let Some(lease) = client.while_there(&mut events, making).await else {
+        let choosing = create::choose(&self.daemon, &draft, &report);
+        let Some(contents) = client.while_there(&mut events, choosing).await else {
             return Ok(None);
         };
-        let vm = self.lease.insert(lease?).vm().clone();
+        // Not cut short by the client: what is made must be in the lease, to be gone at the end.
+        let lease = create::make(&self.daemon, draft, contents?).await?;
+        let vm = self.lease.insert(lease).vm().clone();
         report(Progress {
             step: "boot".into(),
             detail: vm.name.as_str().to_owned(),

@@ -12,7 +12,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 /// The programs that can be a VMM of ours, by the beginning of their file's name.
-const VMMS: [&str; 1] = ["qemu-system-"];
+const VMMS: [&str; 2] = ["qemu-system-", "firecracker"];
 
 /// How long a killed stray may take to be gone, in milliseconds.
 const GONE_LIMIT_MS: i64 = 10_000;

@@ -62,6 +62,16 @@ pub enum StoreError {
     Thread,
 }
 
+impl StoreError {
+    /// Whether the disk is full.
+    pub(crate) fn is_full(&self) -> bool {
+        let Self::Sqlite { source, .. } = self else {
+            return false;
+        };
+        source.sqlite_error_code() == Some(rusqlite::ErrorCode::DiskFull)
+    }
+}
+
 /// The database; clones share one connection.
 #[derive(Debug, Clone)]
 pub(crate) struct Database {

@@ -95,3 +95,26 @@ fn open_refuses_a_newer_file_and_makes_files_private() {
     std::fs::write(&garbage, vec![b'x'; 8192]).unwrap();
     assert!(Database::open(&garbage).is_err());
 }
+
+#[tokio::test]
+async fn full_disk_is_told_apart_from_a_fault() {
+    let temp = tempfile::tempdir().unwrap();
+    let database = Database::open(&temp.path().join("bangerd.db")).unwrap();
+    let limit = |connection: &rusqlite::Connection| {
+        connection
+            .query_row("PRAGMA max_page_count = 1", [], |_| Ok(()))
+            .map_err(sqlite("limit"))
+    };
+    database.call(limit).await.unwrap();
+    let mut refusal = None;
+    for number in 0..100 {
+        let record = record(number, &format!("vm{number}"));
+        if let Err(error) = database.insert(&record).await {
+            refusal = Some(crate::problem::Refusal::from(error).0);
+            break;
+        }
+    }
+    let refusal = refusal.unwrap();
+    assert_eq!(refusal.code, banger_api::ProblemCode::Exhausted);
+    assert!(refusal.hint.unwrap().contains("disk space"));
+}

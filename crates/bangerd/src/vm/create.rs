@@ -11,9 +11,11 @@ use crate::problem::Refusal;
 use crate::provision::{self, Report};
 use crate::store::StoreError;
 use banger_api::VmSpec;
+use banger_images::{Image, Kernel};
 use banger_names::{ByteSize, VmId};
 use std::path::Path;
 use std::sync::Arc;
+use tokio::sync::OwnedRwLockReadGuard;
 
 /// How often another id is drawn when one is taken.
 const ID_TRIES: usize = 8;
@@ -40,6 +42,13 @@ pub(crate) async fn draft(
     Ok(draft)
 }
 
+/// What a VM will be made of. While it is held, nobody removes it from the store.
+pub(crate) struct Contents {
+    kernel: Kernel,
+    image: Image,
+    in_use: OwnedRwLockReadGuard<()>,
+}
+
 /// Makes the VM, providing image and kernel first. Dropping the future undoes it, as does
 /// dropping the lease.
 pub(crate) async fn create(
@@ -47,37 +56,59 @@ pub(crate) async fn create(
     draft: VmDraft,
     report: &Report,
 ) -> Result<VmLease, Refusal> {
-    // Nobody removes an image between its choice and the row that uses it.
+    let contents = choose(daemon, &draft, report).await?;
+    make(daemon, draft, contents).await
+}
+
+/// Finds image and kernel, providing them first. May take long; dropping the future ends it.
+pub(crate) async fn choose(
+    daemon: &Arc<Daemon>,
+    draft: &VmDraft,
+    report: &Report,
+) -> Result<Contents, Refusal> {
     loop {
-        provision::provide(daemon, &draft, report).await?;
+        provision::provide(daemon, draft, report).await?;
         let in_use = daemon.contents().read_owned().await;
-        let Some((kernel, image)) = provision::look_up(daemon, &draft).await? else {
-            continue; // removed in between
-        };
-        let daemon = Arc::clone(daemon);
-        // A task of its own: it completes even if nobody waits, and then drops the lease.
-        let made = tokio::spawn(async move {
-            let vm = insert(&daemon, draft, &kernel, &image).await?;
-            drop(in_use);
-            let lease = VmLease::new(vm);
-            // Asked after the VM is known to the daemon: one of the two sees the other.
-            if daemon.closing().is_cancelled() {
-                lease.end().await?;
-                return Err(Refusal::cancelled("make a VM: the daemon ends"));
-            }
-            Ok(lease)
-        });
-        return made
-            .await
-            .unwrap_or_else(|error| Err(Refusal::internal("make a VM", &error)));
+        // None: removed in between.
+        if let Some((kernel, image)) = provision::look_up(daemon, draft).await? {
+            return Ok(Contents {
+                kernel,
+                image,
+                in_use,
+            });
+        }
     }
+}
+
+/// Makes the VM, which takes a moment. If the future is dropped it is made all the same and
+/// then undone, and nobody learns when: who must know waits.
+pub(crate) async fn make(
+    daemon: &Arc<Daemon>,
+    draft: VmDraft,
+    contents: Contents,
+) -> Result<VmLease, Refusal> {
+    let owner = Arc::clone(daemon);
+    // One of the tasks that the daemon waits for: it completes even if nobody else waits.
+    let made = daemon.tasks().spawn(async move {
+        let vm = insert(&owner, draft, &contents.kernel, &contents.image).await?;
+        drop(contents.in_use);
+        let lease = VmLease::new(vm);
+        // Asked after the VM is known to the daemon: one of the two sees the other.
+        if owner.closing().is_cancelled() {
+            lease.end().await?;
+            return Err(Refusal::cancelled("make a VM: the daemon ends"));
+        }
+        Ok(lease)
+    });
+    made.await
+        .unwrap_or_else(|error| Err(Refusal::internal("make a VM", &error)))
 }
 
 async fn insert(
     daemon: &Arc<Daemon>,
     draft: VmDraft,
-    kernel: &banger_images::Kernel,
-    image: &banger_images::Image,
+    kernel: &Kernel,
+    image: &Image,
 ) -> Result<VmHandle, Refusal> {
     for _ in 0..ID_TRIES {
         let id = draw_id()?;

@@ -135,12 +135,16 @@ impl VmHandle {
 
     async fn ask(&self, command: impl FnOnce(Waiter) -> Command) -> Result<(), Refusal> {
         let (waiter, answer) = oneshot::channel();
-        let sent = self.commands.send(command(waiter));
-        if sent.is_err() {
-            return Err(Refusal::no_vm(self.name.as_str()));
+        // A driver that has ended drops the waiter, and that is the answer.
+        drop(self.commands.send(command(waiter)));
+        match answer.await {
+            Ok(outcome) => outcome,
+            _ if self.truth.borrow().is_removed => Err(Refusal::no_vm(self.name.as_str())),
+            // The driver's end without a removal is the daemon's.
+            _ => Err(Refusal::cancelled(format!(
+                "use VM {:?}: the daemon ends",
+                self.name.as_str()
+            ))),
         }
-        answer
-            .await
-            .unwrap_or_else(|_| Err(Refusal::no_vm(self.name.as_str())))
     }
 }

@@ -27,7 +27,7 @@ pub(super) async fn launch(
     record: &mut VmRecord,
     place: &VmPlace,
 ) -> Result<Arc<dyn Machine>, Refusal> {
-    let engine = daemon.engine().await?;
+    let engine = daemon.engine(record.plan.network).await?;
     let config = daemon.config().await?;
     let work = Preparation {
         images: daemon.images().clone(),
@@ -43,6 +43,7 @@ pub(super) async fn launch(
         prepared.unwrap_or_else(|error| Err(Refusal::internal("prepare a boot", &error)))?;
     record.has_disk = true;
     record.engine = Some(engine.describe());
+    record.engine_kind = engine.kind();
     let spec = machine_spec(&record.plan, prepared)?;
     let machine = engine
         .start(&spec, &place.for_engine(config.daemon.log_cap))

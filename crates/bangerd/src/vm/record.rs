@@ -2,7 +2,7 @@
 
 use super::plan::VmPlan;
 use banger_api::{VmExitView, VmState};
-use banger_engine::ProcessId;
+use banger_engine::{EngineKind, ProcessId};
 use banger_names::VmId;
 use serde::{Deserialize, Serialize};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -24,6 +24,9 @@ pub(crate) struct VmRecord {
     pub(crate) has_disk: bool,
     /// What runs it, in one line for people.
     pub(crate) engine: Option<String>,
+    /// Which engine last ran it.
+    #[serde(default = "first_engine")]
+    pub(crate) engine_kind: EngineKind,
     /// Its VMM, while it runs.
     pub(crate) process: Option<ProcessId>,
     /// When it was last started.
@@ -45,6 +48,7 @@ impl VmRecord {
             state: VmState::Created,
             has_disk: false,
             engine: None,
+            engine_kind: first_engine(),
             process: None,
             started_unix_ms: None,
             boot_ms: None,
@@ -72,6 +76,11 @@ impl VmRecord {
             at_unix_ms: now_unix_ms(),
         });
     }
+}
+
+/// The engine of records that do not name theirs: once there was only one.
+fn first_engine() -> EngineKind {
+    EngineKind::Qemu
 }
 
 /// The time, in milliseconds since 1970.

@@ -9,6 +9,7 @@ use banger_guest::request::{CopyOut, Dial, Exec, Exit};
 use bangerd::daemon::Limits;
 use rustix::process::Signal;
 use std::time::Duration;
+use tokio::io::AsyncWriteExt;
 
 #[tokio::test]
 async fn vm_is_made_started_stopped_and_removed() {
@@ -367,6 +368,34 @@ async fn logs_are_followed_to_the_end_of_the_vm() {
     };
     let (followed, ()) = tokio::join!(following, writing);
     followed.unwrap();
+}
+
+#[test]
+fn log_readers_that_do_not_read_hold_no_threads() {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .max_blocking_threads(4)
+        .enable_all()
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        let env = TestEnv::start().await;
+        let vm = env.create("dev", false).await.unwrap();
+        let dir = env.dirs.state.join("vms").join(vm.id.as_str());
+        std::fs::write(dir.join("console.log"), vec![b'x'; 4 << 20]).unwrap();
+        let mut readers = Vec::new();
+        for _ in 0..8 {
+            let mut reader = tokio::net::UnixStream::connect(env.dirs.socket())
+                .await
+                .unwrap();
+            let request = b"GET /v1/vms/dev/logs HTTP/1.1\r\nhost: banger\r\n\r\n";
+            reader.write_all(request).await.unwrap();
+            reader.readable().await.unwrap();
+            readers.push(reader);
+        }
+        let asked = tokio::time::timeout(Duration::from_secs(20), env.get("/v1/vms/dev"));
+        asked.await.expect("others are served").unwrap();
+    });
 }
 
 #[tokio::test]

@@ -17,9 +17,13 @@ struct Bangerd {
 
 impl Bangerd {
     fn spawn(home: &Path) -> Self {
+        Self::spawn_with(&[("BANGER_HOME", home)])
+    }
+
+    fn spawn_with(variables: &[(&str, &Path)]) -> Self {
         let mut child = Command::new(env!("CARGO_BIN_EXE_bangerd"))
             .env_clear()
-            .env("BANGER_HOME", home)
+            .envs(variables.iter().copied())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
@@ -125,6 +129,49 @@ fn second_daemon_names_the_first() {
     );
     assert_eq!(second.child.wait().unwrap().code(), Some(4));
     assert!(first.terminate().success());
+}
+
+#[test]
+fn daemons_of_two_runtime_directories_do_not_share_a_state() {
+    let (home, _) = home();
+    let runtimes = ["one", "two"].map(|name| home.path().join(name));
+    let [mut first, mut second] = runtimes
+        .each_ref()
+        .map(|runtime| Bangerd::spawn_with(&[("HOME", home.path()), ("XDG_RUNTIME_DIR", runtime)]));
+    let lines = [first.line(), second.line()];
+    let refused = lines.iter().find(|line| *line != "ready\n").unwrap();
+    assert!(lines.iter().any(|line| line == "ready\n"), "{lines:?}");
+    assert!(
+        refused.contains("from another runtime directory"),
+        "{refused}"
+    );
+    // Not the code of a daemon that runs already: its client would wait for that one's socket.
+    let refused = if lines[0] == *refused { first } else { second };
+    assert_eq!({ refused }.child.wait().unwrap().code(), Some(1));
+}
+
+#[test]
+fn daemon_waits_for_the_end_of_one_that_no_longer_serves() {
+    let (home, socket) = home();
+    let run = socket.parent().unwrap();
+    std::fs::create_dir(run).unwrap();
+    std::fs::set_permissions(run, std::fs::Permissions::from_mode(0o700)).unwrap();
+    let path = run.join("bangerd.lock");
+    let ending = std::fs::File::create(&path).unwrap();
+    rustix::fs::flock(&ending, rustix::fs::FlockOperation::LockExclusive).unwrap();
+    let mut daemon = Bangerd::spawn(home.path());
+    let fds = format!("/proc/{}/fd", daemon.child.id());
+    let has_tried = || {
+        let mut fds = std::fs::read_dir(&fds).unwrap().flatten();
+        fds.any(|fd| std::fs::read_link(fd.path()).is_ok_and(|file| file == path))
+    };
+    while !has_tried() {
+        assert!(daemon.child.try_wait().unwrap().is_none(), "it gave up");
+        std::thread::yield_now();
+    }
+    drop(ending);
+    assert_eq!(daemon.line(), "ready\n");
+    assert!(daemon.terminate().success());
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! What the next daemon finds.
 
 use crate::env::{TestEnv, entries, spec};
+use crate::fake_engine::Fault;
 use banger_api::{ProblemCode, RunVm, VmState, VmView};
 use banger_guest::frame::Kind;
 use banger_guest::request::Exec;
@@ -101,5 +102,26 @@ async fn shutdown_ends_runs_and_lets_others_live() {
     let problem: banger_api::Problem = last.unwrap().parse().unwrap();
     assert_eq!(problem.code, ProblemCode::Cancelled);
     assert_eq!(env.rows(), 1);
+    assert_eq!(env.engine.living().len(), 1);
+}
+
+#[tokio::test]
+async fn stop_that_the_daemons_end_cuts_short_says_so() {
+    let mut env = TestEnv::start().await;
+    env.engine.fail(Some(Fault::NeverOff));
+    env.create("dev", true).await.unwrap();
+    let client = env.client.clone();
+    let stop = tokio::spawn(async move {
+        let limit = banger_api::StopVm {
+            timeout_ms: Some(60_000),
+        };
+        client
+            .post::<_, banger_api::VmView>("/v1/vms/dev/stop", &limit)
+            .await
+    });
+    env.engine.guest.taken(1).await;
+    env.close().await;
+    let problem = crate::env::problem(stop.await.unwrap().unwrap_err());
+    assert_eq!(problem.code, ProblemCode::Cancelled);
     assert_eq!(env.engine.living().len(), 1);
 }

@@ -151,6 +151,49 @@ async fn client_that_leaves_at_any_stage_leaves_nothing() {
 }
 
 #[tokio::test]
+async fn client_that_leaves_while_its_vm_is_made_reads_the_end_after_its_removal() {
+    let env = TestEnv::start().await;
+    for round in 0..60 {
+        let stream = begin(&env, &asked(&["hang"], None)).await;
+        tokio::time::sleep(Duration::from_micros(round * 100)).await;
+        let (mut reader, mut writer) = stream.split();
+        writer.shutdown().await.unwrap();
+        while reader.recv().await.unwrap().is_some() {}
+        assert_eq!(env.rows(), 0, "round {round}");
+        env.assert_nothing_left().await;
+    }
+}
+
+#[tokio::test]
+async fn client_that_does_not_read_keeps_nothing_and_then_reads_whole_frames() {
+    let env = TestEnv::start().await;
+    let mut stream = begin(&env, &asked(&["flood"], None)).await;
+    until_open(&mut stream).await;
+    env.post("/v1/vms/run/kill", &()).await.unwrap();
+    let removed = tokio::time::timeout(Duration::from_secs(20), env.removed("run"));
+    removed
+        .await
+        .expect("the VM goes though its client is silent");
+    env.assert_nothing_left().await;
+    assert_eq!(
+        ends_with_problem(&mut stream).await.code,
+        ProblemCode::VmGone
+    );
+}
+
+#[tokio::test]
+async fn client_that_does_not_read_does_not_keep_the_daemon() {
+    let mut env = TestEnv::start().await;
+    let mut stream = begin(&env, &asked(&["flood"], None)).await;
+    until_open(&mut stream).await;
+    let closed = tokio::time::timeout(Duration::from_secs(15), env.close());
+    closed
+        .await
+        .expect("the daemon ends though a client is silent");
+    assert_eq!(env.rows(), 0);
+}
+
+#[tokio::test]
 async fn vmm_that_dies_ends_the_run_with_the_reason() {
     let env = TestEnv::start().await;
     let mut stream = begin(&env, &asked(&["hang"], None)).await;

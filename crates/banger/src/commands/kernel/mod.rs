@@ -1,5 +1,6 @@
 //! `banger kernel`
 
+mod build;
 mod default;
 mod import;
 mod inspect;
@@ -17,6 +18,7 @@ use banger_api::{AddKernel, KernelView, Step};
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum Command {
     Pull(pull::Args),
+    Build(build::Args),
     Import(import::Args),
     #[command(visible_alias = "list")]
     Ls(list::Args),
@@ -30,6 +32,7 @@ impl Command {
     pub(crate) async fn run(self, app: &App) -> Result<(), CliError> {
         match self {
             Self::Pull(args) => args.run(app).await,
+            Self::Build(args) => args.run(app).await,
             Self::Import(args) => args.run(app).await,
             Self::Ls(args) => args.run(app).await,
             Self::Inspect(args) => args.run(app).await,

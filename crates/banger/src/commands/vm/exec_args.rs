@@ -27,7 +27,7 @@ pub(crate) struct ExecArgs {
     #[arg(short, long, value_name = "USER")]
     user: Option<String>,
     /// End the command after so long (90s, 5m, 1h30m); the exit code is then 124
-    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
+    #[arg(long, value_name = "DURATION", value_parser = parse_timeout)]
     timeout: Option<Duration>,
     /// Pass standard input on; this is so unless -n is given
     #[arg(short, long, conflicts_with = "no_stdin")]
@@ -56,9 +56,7 @@ impl ExecArgs {
             }
         }
         let timeout_ms = self.timeout.map_or(0, |timeout| {
-            u64::try_from(timeout.as_millis())
-                .unwrap_or(u64::MAX)
-                .max(1)
+            u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX)
         });
         Ok(Exec {
             argv,
@@ -88,6 +86,14 @@ impl ExecArgs {
         }
         exit.shell_code()
     }
+}
+
+fn parse_timeout(text: &str) -> Result<Duration, String> {
+    let timeout = parse_duration(text).map_err(|error| error.to_string())?;
+    if timeout < Duration::from_millis(1) {
+        return Err("it would end the command at once; without --timeout there is no limit".into());
+    }
+    Ok(timeout)
 }
 
 fn parse_workdir(text: &str) -> Result<String, String> {

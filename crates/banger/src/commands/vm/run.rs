@@ -70,6 +70,7 @@ impl Args {
         }
         let is_kept = self.detach || (self.name.is_some() && !self.rm);
         let word = image.clone();
+        let has_command = !self.command.is_empty();
         let vm = self.spec.spec(self.name, image)?;
         let exec = self.exec;
         let result = if is_kept {
@@ -77,17 +78,26 @@ impl Args {
         } else {
             run_ephemeral(app, vm, self.command, exec, workspace).await
         };
-        result.map_err(|error| explain(error, word.as_deref()))
+        result.map_err(|error| explain(error, word.as_deref(), has_command))
     }
 }
 
-/// An image that does not exist may have been meant as a directory.
-fn explain(mut error: CliError, word: Option<&str>) -> CliError {
-    if error.kind == Kind::NotFound
-        && let Some(word) = word.filter(|word| Path::new(word).is_dir())
-    {
+/// An image that does not exist may have been meant as a directory, or as a command.
+fn explain(mut error: CliError, word: Option<&str>, has_command: bool) -> CliError {
+    let is_about = |word: &&str| error.message.contains(&format!("{word:?}"));
+    let Some(word) = word
+        .filter(is_about)
+        .filter(|_| error.kind == Kind::NotFound)
+    else {
+        return error;
+    };
+    if Path::new(word).is_dir() {
         error.hint = Some(format!(
             "a bare word is an image; to bring the directory along: banger run ./{word}"
+        ));
+    } else if !has_command {
+        error.hint = Some(format!(
+            "banger image ls shows the images; to run it as a command: banger run -- {word}"
         ));
     }
     error
@@ -106,7 +116,8 @@ fn interpret(target: Option<&str>) -> Result<Target, CliError> {
         return Err(CliError::new(
             Kind::NotFound,
             format!("bring directory {word:?} along: there is no such directory"),
-        ));
+        )
+        .hint(format!("mkdir -p {word:?}, or leave it out")));
     }
     Ok(Target::Image(Some(word.to_owned())))
 }

@@ -1,0 +1,234 @@
+//! How a Firecracker comes into our hands: started, or taken over after a restart of the daemon.
+
+use std::fs::OpenOptions;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
+
+use command_fds::{CommandFdExt, FdMapping};
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::net::unix::pipe::Receiver;
+
+use super::api::Api;
+use super::config;
+use super::machine::{FirecrackerMachine, last_words};
+use super::vsock::{Vsock, ready_socket};
+use crate::held::{CONSOLE_LOG, Held, Sources, VMM_LOG};
+use crate::log::{CappedLog, drain};
+use crate::process::Process;
+use crate::socket::RunDir;
+use crate::{Drive, EngineError, MachineSpec, Place, ProcessId};
+
+pub(super) const API_SOCKET: &str = "api.sock";
+pub(super) const VSOCK_SOCKET: &str = "vsock.sock";
+const CONSOLE_FIFO: &str = "console.fifo";
+const VMM_FIFO: &str = "vmm.fifo";
+const MACHINE_FILE: &str = "machine.json";
+
+/// How long Firecracker may take to make its sockets. Generous: an emulated host is slow.
+const LIMIT: Duration = Duration::from_secs(20);
+
+/// The first descriptor of those that Firecracker only keeps open.
+const FIRST_LOCK: i32 = 3;
+
+/// Starts Firecracker and waits for its sockets. It then loads the kernel; where it cannot, it
+/// ends. It must not be asked anything before that: a question to a Firecracker that gives up
+/// makes it fail a second time, and the first reason is lost.
+pub(super) async fn start(
+    program: &Path,
+    spec: &MachineSpec,
+    place: &Place,
+) -> Result<FirecrackerMachine, EngineError> {
+    let machine = config::machine(spec)?;
+    let run = Arc::new(RunDir::open(&place.run_dir)?);
+    let console_log = CappedLog::begin(place, CONSOLE_LOG).await?;
+    let vmm_log = CappedLog::begin(place, VMM_LOG).await?;
+    let mut unfinished = Unfinished {
+        run: Arc::clone(&run),
+        process: None,
+        done: false,
+    };
+    run.write(MACHINE_FILE, machine.to_string().as_bytes())?;
+    for name in [API_SOCKET, VSOCK_SOCKET] {
+        // Firecracker makes them itself, and not over an earlier run's.
+        run.remove(name)
+            .map_err(EngineError::io(format!("remove an old {name:?}")))?;
+    }
+    let vsock = Vsock::of_new(Arc::clone(&run))?;
+    let (console, stdout) = run.make_fifo(CONSOLE_FIFO)?;
+    let (words, stderr) = run.make_fifo(VMM_FIFO)?;
+    let appearing = Appearing::watch(Arc::clone(&run))?;
+    let process = spawn(program, &run, lock(&spec.drives)?, stdout, stderr)?;
+    unfinished.process = Some(process.clone());
+
+    let sources = sources(console, console_log, words, vmm_log);
+    let held = Held::watch(process, sources, place, last_words);
+    // It listens at its API's socket before it makes this one.
+    held.answers(appearing.wait_for(VSOCK_SOCKET)).await?;
+    unfinished.done = true;
+    Ok(FirecrackerMachine::new(held, Api::new(run), vsock))
+}
+
+/// Takes over a Firecracker that runs.
+pub(crate) async fn adopt(
+    id: &ProcessId,
+    place: &Place,
+) -> Result<FirecrackerMachine, EngineError> {
+    let process = Process::adopt(id)?;
+    let run = Arc::new(RunDir::open(&place.run_dir)?);
+    let console_log = CappedLog::go_on(place, CONSOLE_LOG).await?;
+    let vmm_log = CappedLog::go_on(place, VMM_LOG).await?;
+    let console = run.read_fifo(CONSOLE_FIFO)?;
+    let words = run.read_fifo(VMM_FIFO)?;
+    let vsock = Vsock::of_running(Arc::clone(&run))?;
+    let sources = sources(console, console_log, words, vmm_log);
+    let held = Held::watch(process, sources, place, last_words);
+    let api = Api::new(run);
+    held.answers(api.version()).await?;
+    Ok(FirecrackerMachine::new(held, api, vsock))
+}
+
+fn sources(
+    console: Receiver,
+    console_log: CappedLog,
+    words: Receiver,
+    vmm_log: CappedLog,
+) -> Sources {
+    Sources {
+        console: tokio::spawn(drain(console, console_log)),
+        others: vec![tokio::spawn(async { drop(drain(words, vmm_log).await) })],
+    }
+}
+
+/// What a failed (or abandoned) start must undo.
+#[derive(Debug)]
+struct Unfinished {
+    run: Arc<RunDir>,
+    process: Option<Process>,
+    done: bool,
+}
+
+impl Drop for Unfinished {
+    fn drop(&mut self) {
+        if self.done {
+            return;
+        }
+        if let Some(process) = &self.process {
+            process.kill_now();
+        }
+        let made = [API_SOCKET, VSOCK_SOCKET, CONSOLE_FIFO, VMM_FIFO];
+        for name in made.into_iter().chain([MACHINE_FILE, &ready_socket()]) {
+            if let Err(error) = self.run.remove(name) {
+                crate::warn_io(&format!("remove {:?}", self.run.path().join(name)), &error);
+            }
+        }
+    }
+}
+
+/// Locks the drives: the writable ones for one machine, the others against writers. The locks
+/// belong to the open files, so they last as long as the Firecracker that inherits those.
+fn lock(drives: &[Drive]) -> Result<Vec<FdMapping>, EngineError> {
+    let mut locked = Vec::new();
+    for (child_fd, drive) in (FIRST_LOCK..).zip(drives) {
+        let operation = if drive.read_only {
+            FlockOperation::NonBlockingLockShared
+        } else {
+            FlockOperation::NonBlockingLockExclusive
+        };
+        let open = OpenOptions::new().read(true).open(&drive.path);
+        let lock = open.and_then(|file| match flock(&file, operation) {
+            Ok(()) => Ok(file),
+            Err(Errno::WOULDBLOCK) => Err(io::Error::other("another VM uses it")),
+            Err(errno) => Err(errno.into()),
+        });
+        let file = lock.map_err(|source| EngineError::File {
+            what: "drive",
+            path: drive.path.clone(),
+            source,
+        })?;
+        locked.push(FdMapping {
+            parent_fd: file.into(),
+            child_fd,
+        });
+    }
+    Ok(locked)
+}
+
+/// Spawns Firecracker with nothing of ours but its ends of the FIFOs and the locks.
+fn spawn(
+    program: &Path,
+    run: &RunDir,
+    locks: Vec<FdMapping>,
+    stdout: OwnedFd,
+    stderr: OwnedFd,
+) -> Result<Process, EngineError> {
+    let step = || format!("start {program:?}");
+    let mut command = Command::new(program);
+    command
+        .args(["--config-file", MACHINE_FILE, "--api-sock", API_SOCKET])
+        .args(["--log-path", VMM_FIFO, "--level", "Info", "--show-level"])
+        .env_clear()
+        .current_dir(run.path())
+        .stdin(Stdio::null())
+        .stdout(stdout)
+        .stderr(stderr)
+        .process_group(0);
+    command
+        .fd_mappings(locks)
+        .map_err(|error| EngineError::io(step())(io::Error::other(error)))?;
+    let mut child = command.spawn().map_err(EngineError::io(step()))?;
+    // Reaped through its pidfd by the watch task, or by the undoing of a failed start.
+    Process::of_child(child.id()).inspect_err(|_| {
+        if child.kill().is_ok() {
+            drop(child.wait());
+        }
+    })
+}
+
+/// Waits for sockets that Firecracker makes.
+#[derive(Debug)]
+struct Appearing {
+    run: Arc<RunDir>,
+    events: AsyncFd<OwnedFd>,
+}
+
+impl Appearing {
+    fn watch(run: Arc<RunDir>) -> Result<Self, EngineError> {
+        let watch = || {
+            #[expect(
+                deprecated,
+                reason = "its successor is unsafe code, for types that let go of their descriptor; OwnedFd cannot"
+            )]
+            AsyncFd::with_interest(run.watch()?, Interest::READABLE)
+        };
+        let events = watch().map_err(EngineError::io("watch the run directory"))?;
+        Ok(Self { run, events })
+    }
+
+    async fn wait_for(&self, name: &str) -> Result<(), EngineError> {
+        let waiting = async {
+            while !self.run.has_socket(name) {
+                let mut ready = self.events.readable().await?;
+                // What the events say is not read: the directory itself tells.
+                if rustix::io::read(&self.events, &mut [0; 4096]) == Err(Errno::AGAIN) {
+                    ready.clear_ready();
+                }
+            }
+            Ok(())
+        };
+        match tokio::time::timeout(LIMIT, waiting).await {
+            Ok(waited) => waited.map_err(EngineError::io("watch the run directory")),
+            Err(_) => Err(EngineError::Silent {
+                command: "start",
+                limit: LIMIT,
+            }),
+        }
+    }
+}

@@ -1,0 +1,201 @@
+//! A VMM in our hands, of whatever kind: its end is watched, judged and told to all who wait.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::task::{AbortHandle, JoinHandle};
+
+use crate::exit::{Announced, Facts, judge};
+use crate::log::tail;
+use crate::process::{Ended, Process};
+use crate::{EngineError, ExitReason, Place, ProcessId, VmmExit};
+
+/// The log of what the guest writes.
+pub(crate) const CONSOLE_LOG: &str = "console.log";
+
+/// The log of what the VMM says.
+pub(crate) const VMM_LOG: &str = "vmm.log";
+
+/// How much of `vmm.log` an end is judged by, in bytes.
+const LAST_LINES: u64 = 2048;
+
+/// How long the last words of an ended VMM are waited for. They are in its pipes already.
+const LAST_WORDS: Duration = Duration::from_secs(5);
+
+/// The tasks that read what a VMM says; they end when it does.
+#[derive(Debug)]
+pub(crate) struct Sources {
+    /// Its console; gives the reason of the kernel's panic, if there was one.
+    pub(crate) console: JoinHandle<Option<String>>,
+    /// All else.
+    pub(crate) others: Vec<JoinHandle<()>>,
+}
+
+/// What a VMM said of its end.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct LastWords {
+    /// Why it ends.
+    pub(crate) announced: Option<Announced>,
+    /// What explains that to people, at most 2 KiB.
+    pub(crate) detail: String,
+}
+
+/// A held VMM. Dropping it stops reading what the VMM says. The watch for the end goes on:
+/// a child must be reaped whoever holds it.
+#[derive(Debug)]
+pub(crate) struct Held {
+    process: Process,
+    kill_asked: Arc<AtomicBool>,
+    exit: watch::Receiver<Option<VmmExit>>,
+    readers: Vec<AbortHandle>,
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        for reader in &self.readers {
+            reader.abort();
+        }
+    }
+}
+
+impl Held {
+    /// Watches a VMM until its end. `understand` is then given the last lines of `vmm.log`.
+    pub(crate) fn watch(
+        process: Process,
+        sources: Sources,
+        place: &Place,
+        understand: impl FnOnce(String) -> LastWords + Send + 'static,
+    ) -> Self {
+        let mut readers = vec![sources.console.abort_handle()];
+        readers.extend(sources.others.iter().map(JoinHandle::abort_handle));
+        let kill_asked = Arc::new(AtomicBool::new(false));
+        let (tell, exit) = watch::channel(None);
+        let asked = Arc::clone(&kill_asked);
+        let vmm_log = place.log_dir.join(VMM_LOG);
+        let watched = process.clone();
+        drop(tokio::spawn(async move {
+            let ended = watched.ended().await.unwrap_or_else(|error| {
+                crate::warn_io("watch the VMM's process", &error);
+                Ended::default()
+            });
+            let panic = last_of(sources).await;
+            let words = understand(last_lines(vmm_log).await);
+            let kill_asked = asked.load(Ordering::SeqCst);
+            tell.send_replace(Some(told(ended, kill_asked, panic, words)));
+        }));
+        Self {
+            process,
+            kill_asked,
+            exit,
+            readers,
+        }
+    }
+
+    /// The VMM's process.
+    pub(crate) fn process(&self) -> &ProcessId {
+        &self.process.id
+    }
+
+    /// See [`crate::Machine::kill`].
+    pub(crate) async fn kill(&self) -> Result<(), EngineError> {
+        self.kill_asked.store(true, Ordering::SeqCst);
+        self.process.kill().map_err(EngineError::io(format!(
+            "kill process {}",
+            self.process.id.pid
+        )))?;
+        self.wait().await;
+        Ok(())
+    }
+
+    /// See [`crate::Machine::wait`].
+    pub(crate) async fn wait(&self) -> VmmExit {
+        let mut exit = self.exit.clone();
+        let ended = exit.wait_for(Option::is_some).await;
+        let told = ended.ok().and_then(|exit| exit.clone());
+        // The watch ends without telling only where the whole runtime does.
+        told.unwrap_or(VmmExit {
+            code: None,
+            signal: None,
+            reason: ExitReason::Unknown,
+            detail: String::new(),
+        })
+    }
+
+    /// Does `work` with the guest's agent, unless the VMM ends first.
+    pub(crate) async fn unless_ended<T>(
+        &self,
+        work: impl Future<Output = Result<T, String>>,
+    ) -> Result<T, EngineError> {
+        let error = tokio::select! {
+            exit = self.wait() => return Err(EngineError::Exited(exit)),
+            done = work => match done {
+                Ok(value) => return Ok(value),
+                Err(error) => error,
+            },
+        };
+        match self.exit.borrow().clone() {
+            Some(exit) => Err(EngineError::Exited(exit)),
+            None => Err(EngineError::Agent(error)),
+        }
+    }
+
+    /// Waits for a VMM that starts to answer, or for the end of one that cannot.
+    pub(crate) async fn answers<T>(
+        &self,
+        answer: impl Future<Output = Result<T, EngineError>>,
+    ) -> Result<T, EngineError> {
+        let error = tokio::select! {
+            exit = self.wait() => return Err(EngineError::Exited(exit)),
+            answered = answer => match answered {
+                Ok(answer) => return Ok(answer),
+                Err(error) => error,
+            },
+        };
+        // A dying VMM closes its sockets first; its end tells more than that.
+        match tokio::time::timeout(Duration::from_secs(1), self.wait()).await {
+            Ok(exit) => Err(EngineError::Exited(exit)),
+            Err(_) => Err(error),
+        }
+    }
+}
+
+/// Waits until all was read; gives the reason of a panic.
+async fn last_of(sources: Sources) -> Option<String> {
+    let read = async {
+        let panic = sources.console.await.unwrap_or_default();
+        for other in sources.others {
+            drop(other.await);
+        }
+        panic
+    };
+    tokio::time::timeout(LAST_WORDS, read)
+        .await
+        .unwrap_or_default()
+}
+
+async fn last_lines(vmm_log: PathBuf) -> String {
+    tail(vmm_log, LAST_LINES).await
+}
+
+fn told(ended: Ended, kill_asked: bool, panic: Option<String>, words: LastWords) -> VmmExit {
+    let reason = judge(&Facts {
+        code: ended.code,
+        signal: ended.signal,
+        kill_asked,
+        announced: words.announced,
+        panic_on_console: panic.is_some(),
+    });
+    let detail = match panic {
+        Some(panic) if reason == ExitReason::GuestPanic => panic,
+        _ => words.detail,
+    };
+    VmmExit {
+        code: ended.code,
+        signal: ended.signal,
+        reason,
+        detail,
+    }
+}

@@ -1,0 +1,251 @@
+//! `cargo xtask smoke`: the promises of `e2e/tests`, kept on a real KVM host: in the lab, by
+//! Firecracker, through the real command line, as an ordinary user. Afterwards the host must
+//! be as it was.
+
+use crate::lab::{HostDied, Lab, Options, Output};
+use crate::{PROVISIONS, build, cargo, must, provide, top};
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+/// How long the scenarios may take: they take a few minutes on a quiet machine.
+const LIMIT: Duration = Duration::from_secs(25 * 60);
+
+/// Where things lie in the lab.
+const HOME: &str = "/srv/smoke";
+
+/// The promises that need a KVM host or are kept there in another way. Not among them: what
+/// concerns the store and the user-mode network, which are the same on any host.
+const SCENARIOS: [&str; 14] = [
+    "guest::orphans",
+    "guest::files_are_copied",
+    "guest::a_vm_has_its_own_identity",
+    "guest::commands_run_as",
+    "lifecycle::a_vm_keeps",
+    "lifecycle::a_guest_that",
+    "lifecycle::running_vms_survive",
+    "lifecycle::logs_show",
+    "run::run_passes",
+    "run::run_gives_the_command_a_terminal",
+    "run::run_leaves_nothing_when",
+    "run::run_says_so",
+    "run::four_runs",
+    "ssh::",
+];
+
+/// What VMs get in the lab: little, for its guests are emulated twice.
+const CONFIG: &str = "[vm]\nmemory = \"256M\"\nnetwork = \"none\"\n";
+
+/// What a host shows of itself. What differs between two looks was left by somebody.
+const LOOK: &str = "
+echo '== processes'; ps -eo user=,args= | grep -v -e ' \\[' -e 'sshd' -e 'ps -eo' -e 'sh -c' -e 'grep -v' | sort
+echo '== links'; ip -o link | cut -d: -f2 | sort
+echo '== sockets'; ss -xlHn | awk '{print $5}' | sort
+echo '== mounts'; cut -d' ' -f2,3 /proc/mounts | sort
+echo '== device mapper'; dmsetup ls; echo '== loops'; losetup -a
+echo '== cgroups'; find /sys/fs/cgroup -type d | grep -v -e 'user.slice/user-.*scope' -e 'run-' | sort
+echo '== files'; find /tmp /var/tmp /dev/shm /home /run/user -mindepth 1 2>/dev/null | grep -v systemd-private | sort
+";
+
+/// Runs the scenarios, or those that contain one of `filter`; a lab that dies under them is
+/// replaced once, and that is said.
+pub(crate) fn run(filter: &[&str]) -> Result<()> {
+    let start = Instant::now();
+    let dist = build::dist()?;
+    let promises = promises()?;
+    let store = store(&dist)?;
+    let prepared = start.elapsed();
+    for attempt in 1.. {
+        match attempt_once(&dist, &promises, &store, filter) {
+            Err(error) if error.is::<HostDied>() && attempt == 1 => {
+                eprintln!(
+                    "smoke: {error:#}\nsmoke: the lab broke, not a test; once more on a new one"
+                );
+            }
+            outcome => {
+                outcome?;
+                break;
+            }
+        }
+    }
+    println!(
+        "smoke: prepared {:.0} s, in all {:.0} s",
+        prepared.as_secs_f64(),
+        start.elapsed().as_secs_f64()
+    );
+    Ok(())
+}
+
+fn attempt_once(dist: &Path, promises: &Path, store: &Path, filter: &[&str]) -> Result<()> {
+    let start = Instant::now();
+    let lab = Lab::up(&Options {
+        name: format!("smoke-{}", std::process::id()),
+        ..Options::default()
+    })?;
+    let up = start.elapsed();
+    lab.push(
+        &[dist.to_owned(), promises.to_owned(), store.to_owned()],
+        HOME,
+    )?;
+    must_in(&lab, &["chown", "-R", "dev:dev", HOME])?;
+    let pushed = start.elapsed() - up;
+
+    let before = look(&lab)?;
+    let name = promises
+        .file_name()
+        .and_then(|name| name.to_str())
+        .context("no name")?;
+    let jobs = std::env::var("JOBS").unwrap_or_else(|_| "2".to_owned());
+    let test = format!("{HOME}/{name}");
+    let threads = format!("--test-threads={jobs}");
+    let dist = format!("BANGER_E2E_DIST={HOME}/dist");
+    let store = format!("BANGER_E2E_STORE={HOME}/e2e-store");
+    let config = format!("BANGER_E2E_CONFIG={CONFIG}");
+    let mut argv = vec![
+        "setpriv",
+        "--reuid=dev",
+        "--regid=dev",
+        "--init-groups",
+        "--",
+        "env",
+        "-C",
+        "/home/dev",
+        &dist,
+        &store,
+        &config,
+        "RUST_BACKTRACE=0",
+        &test,
+        &threads,
+    ];
+    argv.extend(if filter.is_empty() {
+        &SCENARIOS[..]
+    } else {
+        filter
+    });
+    let Output {
+        code,
+        stdout,
+        stderr,
+    } = lab.run(&argv, LIMIT)?;
+    print!("{}", String::from_utf8_lossy(&stdout));
+    eprint!("{}", String::from_utf8_lossy(&stderr));
+    let ran = start.elapsed() - up - pushed;
+
+    let after = look(&lab)?;
+    lab.down()?;
+    println!(
+        "smoke: lab up {:.1} s, pushed {:.1} s, scenarios {:.1} s",
+        up.as_secs_f64(),
+        pushed.as_secs_f64(),
+        ran.as_secs_f64()
+    );
+    if code != 0 {
+        bail!("scenarios failed (exit code {code})");
+    }
+    let left = difference(&before, &after);
+    if !left.is_empty() {
+        bail!("the host is not as it was:\n{}", left.join("\n"));
+    }
+    println!("smoke: the host is as it was");
+    Ok(())
+}
+
+fn must_in(lab: &Lab, argv: &[&str]) -> Result<Vec<u8>> {
+    let output = lab.run(argv, Duration::from_secs(120))?;
+    if output.code != 0 {
+        bail!(
+            "{argv:?} in the lab: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+    }
+    Ok(output.stdout)
+}
+
+fn look(lab: &Lab) -> Result<String> {
+    let said = must_in(lab, &["sh", "-c", LOOK])?;
+    Ok(String::from_utf8_lossy(&said).into_owned())
+}
+
+/// Lines of one look that the other lacks.
+fn difference(before: &str, after: &str) -> Vec<String> {
+    let only = |mark: &str, one: &str, other: &str| -> Vec<String> {
+        let mut rest: Vec<&str> = other.lines().collect();
+        let mut found = Vec::new();
+        for line in one.lines() {
+            match rest.iter().position(|known| *known == line) {
+                Some(at) => drop(rest.swap_remove(at)),
+                None => found.push(format!("{mark} {line}")),
+            }
+        }
+        found
+    };
+    let mut lines = only("+", after, before);
+    lines.extend(only("-", before, after));
+    lines
+}
+
+/// Builds the promises' test program and returns its path.
+fn promises() -> Result<PathBuf> {
+    let output = cargo(&[
+        "test",
+        "--package",
+        "e2e",
+        "--test",
+        "promises",
+        "--no-run",
+        "--message-format=json",
+    ])
+    .output()
+    .context("build the promises")?;
+    if !output.status.success() {
+        bail!(
+            "build the promises: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+    }
+    let path = String::from_utf8_lossy(&output.stdout)
+        .lines()
+        .filter_map(|line| serde_json::from_str::<Value>(line).ok())
+        .filter_map(|message| message["executable"].as_str().map(PathBuf::from))
+        .next_back();
+    path.context("cargo built no test program")
+}
+
+/// The store that all end-to-end tests share, provisioned.
+fn store(dist: &Path) -> Result<PathBuf> {
+    let from = top().join("target/e2e-store");
+    let home = tempfile::Builder::new()
+        .permissions(fs::Permissions::from_mode(0o700))
+        .tempdir_in("/tmp")?;
+    for name in ["data", "cache"] {
+        fs::create_dir_all(from.join(name))?;
+        fs::set_permissions(from.join(name), fs::Permissions::from_mode(0o700))?;
+        std::os::unix::fs::symlink(from.join(name), home.path().join(name))?;
+    }
+    let banger = |args: &[&str]| {
+        let mut command = Command::new(dist.join("banger"));
+        command.args(args).env("BANGER_HOME", home.path());
+        command
+    };
+    for (_, look, make) in PROVISIONS {
+        provide(&banger, look, make)?;
+    }
+    let lock = fs::read_to_string(home.path().join("run/bangerd.lock"))?;
+    must(Command::new("kill").arg(lock.trim()))?;
+    Ok(from)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::difference;
+
+    #[test]
+    fn what_is_left_and_what_is_gone_are_seen() {
+        assert!(difference("a\nb\nb", "b\na\nb").is_empty());
+        assert_eq!(difference("a\nb", "a\nc\na"), ["+ c", "+ a", "- b"]);
+    }
+}
