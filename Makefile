@@ -1,5 +1,5 @@
 # Every target is one line; what takes more lives in xtask/ (cargo xtask help).
-.PHONY: try test lint build bench lab packages
+.PHONY: try test lint build bench lab smoke packages
 
 # Build, provision, boot a VM and run a command in it.
 try: packages
@@ -24,6 +24,10 @@ bench: packages
 # A host with systemd, KVM and Firecracker, in emulation (cargo xtask lab help).
 lab: packages
 	cargo xtask lab up
+
+# The promises on that host, by Firecracker.
+smoke: packages
+	cargo xtask smoke
 
 packages:
 	@packaging/host-packages

@@ -42,7 +42,7 @@ const CONFIG: &str = "[vm]\nmemory = \"256M\"\nnetwork = \"none\"\n";
 
 /// What a host shows of itself. What differs between two looks was left by somebody.
 const LOOK: &str = "
-echo '== processes'; ps -eo user=,args= | grep -v -e ' \\[' -e 'sshd' -e 'ps -eo' -e 'sh -c' -e 'grep -v' | sort
+echo '== processes'; ps -eo user=,args= | grep -v -e ' \\[' -e ' (' -e 'sshd' -e 'ps -eo' -e 'sh -c' -e 'grep -v' | sort
 echo '== links'; ip -o link | cut -d: -f2 | sort
 echo '== sockets'; ss -xlHn | awk '{print $5}' | sort
 echo '== mounts'; cut -d' ' -f2,3 /proc/mounts | sort
