@@ -158,3 +158,29 @@ pub struct SetDefaultKernel {
     #[schema(value_type = String)]
     pub name: KernelName,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn build_kernel_needs_nothing_and_refuses_what_it_does_not_know() {
+        let read = |text: &str| serde_json::from_str::<AddKernel>(text);
+        let least = read(r#"{"build":{}}"#).unwrap();
+        assert_eq!(least, AddKernel::Build(BuildKernel::default()));
+        let build = BuildKernel {
+            name: Some("fast".parse().unwrap()),
+            jobs: NonZeroU16::new(2),
+            ..BuildKernel::default()
+        };
+        let text = r#"{"build":{"name":"fast","jobs":2}}"#;
+        assert_eq!(read(text).unwrap(), AddKernel::Build(build));
+        for bad in [
+            r#"{"build":{"jobs":0}}"#,
+            r#"{"build":{"name":"../x"}}"#,
+            r#"{"build":{"config":"CONFIG_X=y"}}"#,
+        ] {
+            assert!(read(bad).is_err(), "{bad}");
+        }
+    }
+}

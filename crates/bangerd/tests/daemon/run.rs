@@ -50,6 +50,25 @@ async fn until_booted(stream: &mut FrameStream) {
     until(stream, |event| matches!(event, StreamEvent::Booted(_))).await;
 }
 
+/// Begins a run whose VM's name an earlier run may still hold, and receives until it has booted.
+async fn booted_when_free(env: &TestEnv, asked: &RunVm) -> FrameStream {
+    loop {
+        let Ok(mut stream) = env.client.upgrade("/v1/run", asked).await else {
+            continue;
+        };
+        while let Some(frame) = stream.recv().await.unwrap() {
+            if frame.kind == Kind::Failure {
+                let problem: Problem = frame.parse().unwrap();
+                assert_eq!(problem.code, ProblemCode::Conflict, "{problem:?}");
+                break;
+            }
+            if matches!(frame.parse().unwrap(), StreamEvent::Booted(_)) {
+                return stream;
+            }
+        }
+    }
+}
+
 /// Receives the problem that must end the stream.
 async fn ends_with_problem(stream: &mut FrameStream) -> Problem {
     loop {
@@ -120,19 +139,9 @@ async fn client_that_leaves_at_any_stage_leaves_nothing() {
     // Before the daemon has done anything.
     env.engine.fail(None);
     drop(begin(&env, &asked(&["hang"], None)).await);
-    // A name that is free again tells that the run before is over.
-    let mut stream = loop {
-        env.removed("run").await;
-        if let Ok(stream) = env
-            .client
-            .upgrade("/v1/run", &asked(&["hang"], Some("/w")))
-            .await
-        {
-            break stream;
-        }
-    };
+    // The run before is over when its name is free again.
+    let mut stream = booted_when_free(&env, &asked(&["hang"], Some("/w"))).await;
     // In the midst of the workspace.
-    until_booted(&mut stream).await;
     stream
         .send(&Frame::new(Kind::Data, *b"half"))
         .await
