@@ -162,7 +162,7 @@ impl Build<'_> {
         create_directories(&self.home)?;
         let step = Step::begin(self.sink, "configure kernel", "", None);
         let file = self.home.join("lean.config");
-        write_new(&file, LEAN.as_bytes())?;
+        write_new(&file, fragment.to_config().as_bytes())?;
         let mut all = OsString::from("KCONFIG_ALLCONFIG=");
         all.push(&file);
         self.make("configure the kernel", &[all, "allnoconfig".into()])

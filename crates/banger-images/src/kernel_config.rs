@@ -4,7 +4,7 @@
 //! without a word. So what came out is compared with what was asked, line by line.
 
 use crate::ImagesError;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// The fragment that is laid over an empty configuration.
 pub(crate) const LEAN: &str = include_str!("../data/lean.config");
@@ -13,17 +13,29 @@ pub(crate) const SUFFIX: &str = "-lean";
 
 /// How a file of options calls an option that is off.
 const OFF: &str = "n";
+/// How a line ends whose options later sources no longer have.
+const GONE: &str = " | gone";
 /// How many options that did not take effect are named.
 const NAMED_MAX: usize = 12;
 
-/// A fragment's options and their values, by name (`CONFIG_EXT4_FS` to `y`).
+/// A fragment: lines that each have one or more forms, of which one must take effect.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Fragment(BTreeMap<String, String>);
+pub(crate) struct Fragment(Vec<Wanted>);
+
+/// What one line wants.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Wanted {
+    /// Options and values (`CONFIG_EXT4_FS`, `y`), the oldest release's name first.
+    forms: Vec<(String, String)>,
+    /// Whether the options may also not exist.
+    may_be_gone: bool,
+}
 
 impl Fragment {
-    /// Reads a fragment: an option a line, comments, nothing else, no option twice.
+    /// Reads a fragment: options and comments, nothing else, no option twice.
     pub(crate) fn parse(text: &str) -> Result<Self, ImagesError> {
-        let mut options = BTreeMap::new();
+        let mut wanted = Vec::new();
+        let mut seen = BTreeSet::new();
         for (index, line) in text.lines().enumerate() {
             let line = line.trim_end();
             if line.is_empty() || line.starts_with('#') {
@@ -33,25 +45,41 @@ impl Fragment {
                 let what = format!("kernel configuration line {}", index + 1);
                 ImagesError::refused(what, format!("{line:?}: {reason}"))
             };
-            let (name, value) = parse_option(line)
+            let (forms, may_be_gone) = match line.strip_suffix(GONE) {
+                Some(forms) => (forms, true),
+                None => (line, false),
+            };
+            let forms = forms
+                .split(" | ")
+                .map(|form| parse_option(form).map(|(name, is)| (name.to_owned(), is.to_owned())))
+                .collect::<Option<Vec<_>>>()
                 .ok_or_else(|| refuse("it is not CONFIG_NAME=y, =n, =number or =\"text\""))?;
-            if options.insert(name.to_owned(), value.to_owned()).is_some() {
+            if !forms.iter().all(|(name, _)| seen.insert(name.clone())) {
                 return Err(refuse("the option stands there twice"));
             }
+            wanted.push(Wanted { forms, may_be_gone });
         }
-        Ok(Self(options))
+        Ok(Self(wanted))
     }
 
-    /// Fails, naming them, if any option has another value in `config`, the kernel's `.config`.
+    /// As the kernel's own tool reads it: every form a line. It passes over names that it does
+    /// not know.
+    pub(crate) fn to_config(&self) -> String {
+        self.0
+            .iter()
+            .flat_map(|wanted| &wanted.forms)
+            .map(|(name, value)| format!("{name}={value}\n"))
+            .collect()
+    }
+
+    /// Fails, naming them, if any line took no effect in `config`, the kernel's `.config`.
     pub(crate) fn check(&self, config: &str) -> Result<(), ImagesError> {
-        let found: BTreeMap<&str, &str> = config.lines().filter_map(parse_option).collect();
+        let found: BTreeMap<&str, &str> = config.lines().filter_map(parse_setting).collect();
         let missed: Vec<String> = self
             .0
             .iter()
-            .filter_map(|(name, wanted)| {
-                let is = found.get(name.as_str()).copied().unwrap_or(OFF);
-                (is != wanted).then(|| format!("{name}={wanted} (it is {is})"))
-            })
+            .filter(|wanted| !wanted.took_effect(&found))
+            .map(|wanted| wanted.describe(&found))
             .collect();
         if missed.is_empty() {
             return Ok(());
@@ -65,6 +93,44 @@ impl Fragment {
             "kernel configuration",
             format!("these options did not take effect with this source: {names}"),
         ))
+    }
+}
+
+impl Wanted {
+    fn took_effect(&self, found: &BTreeMap<&str, &str>) -> bool {
+        let is_gone = self.may_be_gone
+            && !self
+                .forms
+                .iter()
+                .any(|(name, _)| found.contains_key(name.as_str()));
+        is_gone
+            || self
+                .forms
+                .iter()
+                .any(|(name, value)| found.get(name.as_str()).unwrap_or(&OFF) == value)
+    }
+
+    fn describe(&self, found: &BTreeMap<&str, &str>) -> String {
+        let forms: Vec<String> = self
+            .forms
+            .iter()
+            .map(|(name, value)| {
+                let is = found.get(name.as_str()).unwrap_or(&OFF);
+                format!("{name}={value} (it is {is})")
+            })
+            .collect();
+        forms.join(" or ")
+    }
+}
+
+/// What a line of a `.config` sets; what is off stands there as a comment.
+fn parse_setting(line: &str) -> Option<(&str, &str)> {
+    let off = line
+        .strip_prefix("# ")
+        .and_then(|rest| rest.strip_suffix(" is not set"));
+    match off {
+        Some(name) => Some((name, OFF)),
+        None => parse_option(line),
     }
 }
 
@@ -115,8 +181,10 @@ mod tests {
     #[test]
     fn the_lean_fragment_is_whole_and_has_what_engines_and_agent_need() {
         let lean = Fragment::parse(LEAN).unwrap();
-        assert_eq!(lean.0["CONFIG_LOCALVERSION"], format!("\"{SUFFIX}\""));
-        assert_eq!(lean.0["CONFIG_MODULES"], "n");
+        let config = lean.to_config();
+        let has = |line: &str| config.lines().any(|found| found == line);
+        assert!(has(&format!("CONFIG_LOCALVERSION=\"{SUFFIX}\"")));
+        assert!(has("CONFIG_MODULES=n"));
         for name in [
             "ACPI",
             "BLK_DEV_INITRD",
@@ -136,7 +204,7 @@ mod tests {
             "VIRTIO_VSOCKETS",
             "VMGENID",
         ] {
-            assert_eq!(lean.0[&format!("CONFIG_{name}")], "y", "{name}");
+            assert!(has(&format!("CONFIG_{name}=y")), "{name}");
         }
     }
 
@@ -171,6 +239,26 @@ mod tests {
     }
 
     #[test]
+    fn one_form_of_a_line_is_enough() {
+        let fragment =
+            Fragment::parse("CONFIG_OLD=y | CONFIG_NEW=y\nCONFIG_ONCE=y | gone\n").unwrap();
+        assert_eq!(
+            fragment.to_config(),
+            "CONFIG_OLD=y\nCONFIG_NEW=y\nCONFIG_ONCE=y\n"
+        );
+        fragment.check("CONFIG_OLD=y\nCONFIG_ONCE=y\n").unwrap();
+        fragment.check("CONFIG_NEW=y\n").unwrap();
+        let off = "CONFIG_NEW=y\n# CONFIG_ONCE is not set\n";
+        let error = fragment.check(off).unwrap_err().to_string();
+        assert!(error.contains("CONFIG_ONCE=y (it is n)"), "{error}");
+        let error = fragment.check("").unwrap_err().to_string();
+        assert!(
+            error.contains("CONFIG_OLD=y (it is n) or CONFIG_NEW=y"),
+            "{error}"
+        );
+    }
+
+    #[test]
     fn fragment_refuses_what_is_no_option() {
         for bad in [
             "EXT4=y",
@@ -180,6 +268,10 @@ mod tests {
             "CONFIG_A =y",
             "CONFIG_A=\"a\"b\"",
             "CONFIG_A=y\nCONFIG_A=n",
+            "CONFIG_A=y | CONFIG_A=n",
+            "CONFIG_A=y | absent",
+            "CONFIG_A=y|CONFIG_B=y",
+            " | gone",
             "# CONFIG_A is not set\nrubbish",
         ] {
             let error = Fragment::parse(bad).unwrap_err().to_string();
