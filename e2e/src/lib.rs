@@ -25,11 +25,12 @@ use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-/// How long anything may take that should be over soon. Machines that run tests are busy.
-pub const SOON: Duration = Duration::from_secs(60);
+/// How long anything may take that should be over soon. Machines that run tests are busy, and
+/// some of them are emulated.
+pub const SOON: Duration = Duration::from_secs(240);
 
 /// How long a command may take at all: an image is built in less on a busy machine.
-const LATE: Duration = Duration::from_secs(300);
+const LATE: Duration = Duration::from_secs(600);
 
 /// A user's surroundings: home, runtime directory, state. Ends its daemon when dropped.
 #[derive(Debug)]
@@ -342,7 +343,7 @@ pub fn eventually(what: &str, mut check: impl FnMut() -> bool) {
 }
 
 fn wait_until_gone(pid: u32) {
-    let deadline = Instant::now() + Duration::from_secs(20);
+    let deadline = Instant::now() + Duration::from_secs(60);
     while Path::new(&format!("/proc/{pid}/exe")).exists() && Instant::now() < deadline {
         std::thread::sleep(Duration::from_millis(20));
     }

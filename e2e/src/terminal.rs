@@ -68,7 +68,7 @@ impl Terminal {
         resize(&self.master, cols, rows);
     }
 
-    /// Reads until `text` has been shown; fails after a minute. What was shown up to and
+    /// Reads until `text` has been shown; fails after [`crate::SOON`]. What was shown up to and
     /// including it is returned and forgotten.
     #[track_caller]
     pub fn expect(&mut self, text: &str) -> String {
@@ -78,9 +78,20 @@ impl Terminal {
                 let rest = self.seen.split_off(at + text.len());
                 return std::mem::replace(&mut self.seen, rest);
             }
-            assert!(Instant::now() < deadline, "no {text:?} in {:?}", self.seen);
-            assert!(self.read(), "ended without {text:?}: {:?}", self.seen);
+            assert!(
+                Instant::now() < deadline,
+                "no {text:?} in {:?}",
+                self.end_seen()
+            );
+            assert!(self.read(), "ended without {text:?}: {:?}", self.end_seen());
         }
+    }
+
+    /// The end of what was shown: progress alone may fill pages.
+    fn end_seen(&self) -> &str {
+        let start = self.seen.len().saturating_sub(2000);
+        let start = (start..).find(|at| self.seen.is_char_boundary(*at));
+        &self.seen[start.unwrap()..]
     }
 
     /// Reads what is still shown and returns the exit code.

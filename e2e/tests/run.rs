@@ -20,14 +20,16 @@ fn run_passes_output_errors_and_exit_code_through() {
     assert_eq!(outcome.stderr, "err\n");
     env.assert_nothing_left();
 
-    assert_eq!(env.run(&["run", "--", "no-such-program"]).code, 127);
-    assert_eq!(env.run(&["run", "--", "/etc/passwd"]).code, 126);
-    assert_eq!(env.run(&["run", "--", "sh", "-c", "kill -9 $$"]).code, 137);
-    assert_eq!(
-        env.run(&["run", "--timeout", "1s", "--", "sleep", "600"])
-            .code,
-        124
-    );
+    let commands: [(i32, &[&str]); 4] = [
+        (127, &["run", "--", "no-such-program"]),
+        (126, &["run", "--", "/etc/passwd"]),
+        (137, &["run", "--", "sh", "-c", "kill -9 $$"]),
+        (124, &["run", "--timeout", "1s", "--", "sleep", "600"]),
+    ];
+    for (code, command) in commands {
+        let outcome = env.run(command);
+        assert_eq!(outcome.code, code, "{outcome:#?}");
+    }
     env.assert_nothing_left();
 }
 

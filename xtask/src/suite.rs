@@ -1,11 +1,13 @@
-//! `cargo xtask test`: unit tests, then the end-to-end tests with real VMs.
+//! `cargo xtask test`: unit tests, then the end-to-end tests with real VMs, then those of them that
+//! are also kept on an emulated host with KVM.
 
-use crate::{build, cargo, must, top};
+use crate::{build, cargo, must, smoke, top};
 use anyhow::{Context, Result};
 use std::fs;
 use std::time::Instant;
 
-/// Runs all tests, or those whose name contains one of `filter`.
+/// Runs all tests, or those whose name contains one of `filter`; then not on the emulated host,
+/// where `cargo xtask smoke` does the same.
 pub(crate) fn run(filter: &[&str]) -> Result<()> {
     let start = Instant::now();
     must(cargo(&["test", "--workspace", "--exclude", "e2e", "--quiet", "--"]).args(filter))?;
@@ -32,5 +34,9 @@ pub(crate) fn run(filter: &[&str]) -> Result<()> {
         built.as_secs_f64(),
         start.elapsed().as_secs_f64()
     );
-    outcome
+    outcome?;
+    if filter.is_empty() {
+        smoke::run(&[])?;
+    }
+    Ok(())
 }

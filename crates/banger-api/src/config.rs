@@ -81,6 +81,9 @@ pub struct EngineConfig {
     pub prefer: Option<EngineName>,
     /// `kvm` or `tcg` (emulation); chosen by what works when left out.
     pub accel: Option<Accel>,
+    /// Whether VMs under Firecracker take their memory from the 2 MiB pages that the host has
+    /// reserved (`vm.nr_hugepages`), as long as enough are free.
+    pub huge_pages: bool,
 }
 
 /// An engine.

@@ -11,6 +11,8 @@ pub struct MachineSpec {
     pub cpus: u32,
     /// Memory in MiB, 64 to 1 TiB.
     pub mem_mib: u32,
+    /// Whether Firecracker takes the memory from the host's reserved 2 MiB pages, if enough are free.
+    pub huge_pages: bool,
     /// An ELF vmlinux, for QEMU with a PVH entry (Debian's has one).
     pub kernel: PathBuf,
     /// The initial RAM file system; several cpio archives may be joined in it.

@@ -15,7 +15,7 @@ use std::time::Duration;
 pub(crate) const HELP: &str = "\
 cargo xtask lab VERB [--name NAME] ...
 
-  up      start a lab [--flavour fast|count] [--memory MIB] [--huge-pages N]
+  up      start a lab [--flavour fast|steady|count] [--memory MIB] [--huge-pages N]
           [--fresh] (boot, don't resume) [--online] (may reach the network)
   ssh     a shell in it, or a line for its shell [--user USER] [LINE...]
   push    bring files in: FILE... DIRECTORY
@@ -24,7 +24,7 @@ cargo xtask lab VERB [--name NAME] ...
           [--user USER] [--timeout SECONDS] -- CMD...
           (124: it took too long, 70: the lab itself died)
   check   start a lab (named check), boot a guest in Firecracker in it, time it,
-          and take it down [--flavour fast|count] [--fresh]
+          and take it down [--flavour fast|steady|count] [--fresh]
   status  the labs there are
   down    end one [--all]; logs stay in target/lab/last/NAME";
 
@@ -59,8 +59,9 @@ impl<'a> Line<'a> {
                 "--flavour" => {
                     line.options.flavour = match value()? {
                         "fast" => Flavour::Fast,
+                        "steady" => Flavour::Steady,
                         "count" => Flavour::Count,
-                        other => bail!("a lab's flavour is fast or count, not {other:?}"),
+                        other => bail!("a lab's flavour is fast, steady or count, not {other:?}"),
                     }
                 }
                 "--memory" => line.options.memory_mib = number(word, value()?)?,

@@ -28,8 +28,10 @@ const APPEND: &str = "console=ttyS0 quiet oops=panic panic=-1 mitigations=off in
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Flavour {
-    /// Two CPUs, each with a thread: for tests. Times mean nothing.
+    /// Two CPUs, each with a thread: to try things. Times mean nothing.
     Fast,
+    /// One CPU: for tests. With two, an emulated host that runs guests dies now and then.
+    Steady,
     /// One CPU whose clock counts instructions: for figures that repeat.
     Count,
 }
@@ -38,6 +40,7 @@ impl Flavour {
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::Fast => "fast",
+            Self::Steady => "steady",
             Self::Count => "count",
         }
     }
@@ -45,7 +48,7 @@ impl Flavour {
     /// How long a boot may take.
     pub(super) fn boot_limit(self) -> Duration {
         Duration::from_secs(match self {
-            Self::Fast => 300,
+            Self::Fast | Self::Steady => 300,
             Self::Count => 900,
         })
     }
@@ -128,6 +131,7 @@ impl Machine {
     fn arguments(&self) -> Vec<String> {
         let (accel, icount, cpu, cpus, clock) = match self.flavour {
             Flavour::Fast => ("tcg,thread=multi,tb-size=512", None, FAST_CPU, 2, ""),
+            Flavour::Steady => ("tcg,thread=single,tb-size=1024", None, FAST_CPU, 1, ""),
             Flavour::Count => (
                 "tcg,thread=single,tb-size=1024",
                 Some("shift=0"),

@@ -4,6 +4,7 @@ use super::machine::tail;
 use super::process::{Process, first_ready};
 use anyhow::{Context, Result, bail};
 use rustix::fd::AsFd;
+use std::ffi::OsString;
 use std::fmt;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -159,6 +160,15 @@ impl Door<'_> {
     /// Brings files and directories into the lab, below the directory `to`, which is made. They
     /// travel as an archive on the lab's second disk, in a third of ssh's time.
     pub(super) fn push(&self, paths: &[PathBuf], to: &str, limit: Duration) -> Result<()> {
+        let mut words: Vec<OsString> = Vec::new();
+        for path in paths {
+            let path = fs::canonicalize(path).with_context(|| format!("find {path:?}"))?;
+            let name = path.file_name().context("push the root directory")?;
+            let above = path.parent().context("push the root directory")?;
+            // A name may begin with a dash.
+            let name = Path::new(".").join(name);
+            words.extend(["--directory".into(), above.into(), name.into()]);
+        }
         let disk_path = self.dir.join("push.img");
         let disk = File::options()
             .write(true)
@@ -167,18 +177,13 @@ impl Door<'_> {
         rustix::fs::flock(&disk, rustix::fs::FlockOperation::LockExclusive)?;
         let size = disk.metadata()?.len();
         disk.set_len(0)?;
-        let mut tar = Command::new("tar");
-        tar.args(["--create", "--sparse", "--owner=0", "--group=0", "--file=-"])
-            .stdout(disk.try_clone()?);
-        for path in paths {
-            let path = fs::canonicalize(path).with_context(|| format!("find {path:?}"))?;
-            let name = path.file_name().context("push the root directory")?;
-            let above = path.parent().context("push the root directory")?;
-            // A name may begin with a dash.
-            let name = Path::new(".").join(name);
-            tar.arg("--directory").arg(above).arg(name);
-        }
-        let packed = crate::must(&mut tar);
+        let stdout = disk.try_clone()?;
+        let packed = crate::must(
+            Command::new("tar")
+                .args(["--create", "--sparse", "--owner=0", "--group=0", "--file=-"])
+                .args(words)
+                .stdout(stdout),
+        );
         let length = disk.metadata()?.len();
         // The lab's disk has a fixed size; the archive ends before that.
         disk.set_len(size)?;

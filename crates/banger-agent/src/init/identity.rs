@@ -14,15 +14,18 @@ use crate::serve::read_small;
 
 const MAX_FILE: u64 = 1024 * 1024;
 
-/// Sets the clock if it is off by more than a second: a good one (kvm-clock, a battery clock) is
-/// better than a figure that was written before the boot.
+/// How far a good clock (kvm-clock, a battery clock) may be ahead of the figure that the host wrote
+/// before it started the VMM, in ms: as long as that may have taken.
+const AHEAD: i64 = 60_000;
+
+/// Sets the clock unless it is a good one: that is better than a figure from before the boot.
 pub(super) fn set_clock(started_unix_ms: u64) -> Result<(), InitError> {
     let since_boot = millis(clock_gettime(ClockId::Boottime));
     let wanted = i64::try_from(started_unix_ms)
         .unwrap_or(i64::MAX)
         .saturating_add(since_boot);
     let now = millis(clock_gettime(ClockId::Realtime));
-    if now.abs_diff(wanted) <= 1000 {
+    if is_good(now, wanted) {
         return Ok(());
     }
     let time = Timespec {
@@ -30,6 +33,11 @@ pub(super) fn set_clock(started_unix_ms: u64) -> Result<(), InitError> {
         tv_nsec: wanted % 1000 * 1_000_000,
     };
     clock_settime(ClockId::Realtime, time).map_err(failed("set the clock"))
+}
+
+/// Whether `now` can be right, if it was at least `wanted` when the guest booted; both in ms.
+fn is_good(now: i64, wanted: i64) -> bool {
+    (-1000..=AHEAD).contains(&now.saturating_sub(wanted))
 }
 
 fn millis(time: Timespec) -> i64 {
@@ -120,6 +128,14 @@ pub(super) fn replace(path: &str, text: &str) -> Result<(), InitError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_clock_behind_the_host_s_or_far_ahead_of_it_is_no_good() {
+        let host = 1_795_333_698_000;
+        assert!(is_good(host, host) && is_good(host + 6000, host));
+        assert!(!is_good(0, host) && !is_good(host - 2000, host));
+        assert!(!is_good(host + 3_600_000, host) && !is_good(i64::MAX, i64::MIN));
+    }
 
     #[test]
     fn hosts_get_what_they_lack_only() {

@@ -18,8 +18,9 @@ const GUEST_CID: u32 = 3;
 const CMDLINE: &str = "console=ttyS0 quiet reboot=k panic=1 oops=panic pci=off cryptomgr.notests \
                        random.trust_cpu=on net.ifnames=0 i8042.noaux i8042.nomux i8042.dumbkbd";
 
-/// The machine as Firecracker wants it told; with it, the machine runs at once.
-pub(super) fn machine(spec: &MachineSpec) -> Result<Value, EngineError> {
+/// The machine as Firecracker wants it told; with it, the machine runs at once. With
+/// `huge_pages` its memory is of 2 MiB pages, which must be there.
+pub(super) fn machine(spec: &MachineSpec, huge_pages: bool) -> Result<Value, EngineError> {
     if spec.cpus > MAX_CPUS {
         return Err(EngineError::Spec(format!(
             "{} CPUs are more than Firecracker's {MAX_CPUS}",
@@ -57,7 +58,11 @@ pub(super) fn machine(spec: &MachineSpec) -> Result<Value, EngineError> {
             "initrd_path": spec.initrd,
             "boot_args": cmdline,
         },
-        "machine-config": { "vcpu_count": spec.cpus, "mem_size_mib": spec.mem_mib },
+        "machine-config": {
+            "vcpu_count": spec.cpus,
+            "mem_size_mib": spec.mem_mib,
+            "huge_pages": if huge_pages { "2M" } else { "None" },
+        },
         "drives": drives,
         "vsock": { "guest_cid": GUEST_CID, "uds_path": VSOCK_SOCKET },
         "entropy": {},
@@ -73,6 +78,7 @@ mod tests {
         MachineSpec {
             cpus: 2,
             mem_mib: 512,
+            huge_pages: false,
             kernel: "/k".into(),
             initrd: "/i".into(),
             cmdline_extra: "quiet=no".into(),
@@ -94,12 +100,14 @@ mod tests {
 
     #[test]
     fn machine_has_what_was_asked_and_no_more() {
-        let text = machine(&spec()).unwrap().to_string();
+        let text = machine(&spec(), false).unwrap().to_string();
         let machine: Value = serde_json::from_str(&text).unwrap();
         assert_eq!(
             machine["machine-config"],
-            json!({"vcpu_count": 2, "mem_size_mib": 512})
+            json!({"vcpu_count": 2, "mem_size_mib": 512, "huge_pages": "None"})
         );
+        let huge = super::machine(&spec(), true).unwrap();
+        assert_eq!(huge["machine-config"]["huge_pages"], "2M");
         let drives = machine["drives"].as_array().unwrap();
         assert_eq!(
             drives[0]["path_on_host"],
@@ -127,9 +135,9 @@ mod tests {
             network: NetworkMode::User,
             ..spec()
         };
-        let error = machine(&with_network).unwrap_err().to_string();
+        let error = machine(&with_network, false).unwrap_err().to_string();
         assert!(error.contains("no network"), "{error}");
         let wide = MachineSpec { cpus: 33, ..spec() };
-        assert!(machine(&wide).is_err());
+        assert!(machine(&wide, false).is_err());
     }
 }

@@ -18,6 +18,7 @@ use tokio::net::unix::pipe::Receiver;
 
 use super::api::Api;
 use super::config;
+use super::huge;
 use super::machine::{FirecrackerMachine, last_words};
 use super::vsock::{Vsock, ready_socket};
 use crate::held::{CONSOLE_LOG, Held, Sources, VMM_LOG};
@@ -46,7 +47,8 @@ pub(super) async fn start(
     spec: &MachineSpec,
     place: &Place,
 ) -> Result<FirecrackerMachine, EngineError> {
-    let machine = config::machine(spec)?;
+    let huge_pages = spec.huge_pages && huge::suffice(spec.mem_mib);
+    let machine = config::machine(spec, huge_pages)?;
     let run = Arc::new(RunDir::open(&place.run_dir)?);
     let console_log = CappedLog::begin(place, CONSOLE_LOG).await?;
     let vmm_log = CappedLog::begin(place, VMM_LOG).await?;

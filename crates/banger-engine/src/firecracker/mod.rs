@@ -11,6 +11,7 @@ mod api;
 mod config;
 mod faults;
 mod find;
+mod huge;
 mod launch;
 mod machine;
 #[cfg(test)]

@@ -72,6 +72,7 @@ impl TestPlace {
         MachineSpec {
             cpus: 1,
             mem_mib: 128,
+            huge_pages: false,
             kernel: self.file("idle.elf", &idle_kernel()),
             initrd: self.file("empty.cpio", &[0; 512]),
             cmdline_extra: String::new(),

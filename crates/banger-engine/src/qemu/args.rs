@@ -133,6 +133,7 @@ mod tests {
         MachineSpec {
             cpus: 2,
             mem_mib: 512,
+            huge_pages: false,
             kernel: "/k".into(),
             initrd: "/i".into(),
             cmdline_extra: "quiet=no".into(),

@@ -70,6 +70,7 @@ fn scripted(place: &TestPlace, script: &str) -> MachineSpec {
         kernel: required("BANGER_TEST_KERNEL"),
         initrd,
         mem_mib: 128,
+        huge_pages: false,
         ..place.idle()
     }
 }
@@ -231,6 +232,7 @@ fn with_agent(place: &TestPlace, engine: &dyn Engine) -> MachineSpec {
         kernel: required("BANGER_TEST_KERNEL"),
         initrd: path,
         mem_mib: 256,
+        huge_pages: false,
         drives: vec![Drive {
             path: disk,
             read_only: false,

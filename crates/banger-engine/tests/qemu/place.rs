@@ -41,6 +41,7 @@ impl TestPlace {
         MachineSpec {
             cpus: 1,
             mem_mib: 64,
+            huge_pages: false,
             kernel,
             initrd,
             cmdline_extra: String::new(),

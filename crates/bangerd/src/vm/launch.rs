@@ -44,7 +44,7 @@ pub(super) async fn launch(
     record.has_disk = true;
     record.engine = Some(engine.describe());
     record.engine_kind = engine.kind();
-    let spec = machine_spec(&record.plan, prepared)?;
+    let spec = machine_spec(&record.plan, config.engine.huge_pages, prepared)?;
     let machine = engine
         .start(&spec, &place.for_engine(config.daemon.log_cap))
         .await?;
@@ -161,12 +161,13 @@ fn boot_config(engine: &dyn Engine, plan: &VmPlan) -> Result<BootConfig, Refusal
     })
 }
 
-fn machine_spec(plan: &VmPlan, files: Prepared) -> Result<MachineSpec, Refusal> {
+fn machine_spec(plan: &VmPlan, huge_pages: bool, files: Prepared) -> Result<MachineSpec, Refusal> {
     let mem_mib = u32::try_from(plan.memory.as_mib())
         .map_err(|_| Refusal::invalid("start a VM: its memory is out of range"))?;
     Ok(MachineSpec {
         cpus: plan.cpus,
         mem_mib,
+        huge_pages,
         kernel: files.kernel,
         initrd: files.initrd,
         cmdline_extra: String::new(),
