@@ -7,14 +7,18 @@
 mod digest;
 mod duration;
 mod name;
+mod network;
 mod size;
 mod vm_id;
+mod vm_ref;
 
 pub use digest::Digest;
 pub use duration::{format_duration, parse_duration};
 pub use name::{KernelName, Tag, VmName};
+pub use network::{BridgeName, Subnet, guest_mac};
 pub use size::ByteSize;
 pub use vm_id::VmId;
+pub use vm_ref::VmRef;
 
 /// Why a text is not the thing it was meant to be. The message names the text and the rule.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

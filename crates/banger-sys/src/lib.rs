@@ -9,8 +9,19 @@
     reason = "the workspace denies it everywhere else; this crate is where it lives"
 )]
 
+pub mod caps;
+pub mod cgroup;
+pub mod conntrack;
+pub mod dirs;
+pub mod dm;
 pub mod entropy;
+pub mod loopdev;
+pub mod mounts;
 pub mod netlink;
+pub mod nft;
+pub mod peer;
+pub mod pidfd;
 pub mod signals;
 pub mod spawn;
+pub mod tap;
 pub mod vsock;

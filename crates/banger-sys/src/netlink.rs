@@ -1,21 +1,46 @@
-//! Links, addresses and routes through rtnetlink: one request, one acknowledgement.
+//! Netlink: one request, its answers, one acknowledgement.
 //!
 //! The few messages needed are written here by hand; errors carry the kernel's own
-//! explanation where it gives one (NETLINK_EXT_ACK).
+//! explanation where it gives one (NETLINK_EXT_ACK). A socket belongs to the network
+//! namespace it was opened in, and hears nobody but the kernel.
+#![warn(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
 
-use std::net::Ipv4Addr;
+mod addresses;
+mod links;
+pub(crate) mod message;
+
 use std::os::fd::{AsRawFd, OwnedFd};
 
 use rustix::io::Errno;
+use rustix::net::netlink::SocketAddrNetlink;
 use rustix::net::{
-    AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send, socket_with,
+    AddressFamily, Protocol, RecvFlags, SendFlags, SocketFlags, SocketType, bind, connect, recv,
+    send, socket_with,
 };
 
 use crate::signals::last_errno;
+pub use addresses::{Address, Route, overlap};
+pub use links::{Ipv4Setting, Link, Links, Port};
+use message::{Body, HEADER, Message, attribute, split_message, text, u32_at};
 
-const NLM_F_ACK_REQUEST: u16 = 0x5;
-const NLM_F_CREATE_EXCL: u16 = 0x600;
-const HEADER: usize = 16;
+const REQUEST: u16 = 0x1;
+const ACK: u16 = 0x4;
+pub(crate) const DUMP: u16 = 0x300;
+pub(crate) const REPLACE: u16 = 0x100;
+pub(crate) const EXCLUSIVE: u16 = 0x200;
+pub(crate) const CREATE: u16 = 0x400;
+const DUMP_INTERRUPTED: u16 = 0x10;
+/// In an acknowledgement: attributes follow.
+const ACK_ATTRIBUTES: u16 = 0x200;
+/// NLMSGERR_ATTR_MSG.
+const ACK_TEXT: u16 = 1;
+const ERROR: u16 = 2;
+const DONE: u16 = 3;
+
+/// Room for any one datagram of a dump.
+const ROOM: usize = 32 << 10;
+/// How often a list is asked for again that changed while it was read.
+const DUMP_TRIES: u32 = 8;
 
 /// Why the kernel did not do what was asked.
 #[derive(Debug, thiserror::Error)]
@@ -30,122 +55,214 @@ pub struct NetlinkError {
     pub errno: Errno,
 }
 
-/// A socket to the kernel's routing tables, in the network namespace it was opened in.
+type Refusal = (Errno, Option<String>);
+
+fn unexplained(errno: Errno) -> Refusal {
+    (errno, None)
+}
+
+/// A request: what it is for, its kind, its flags beside REQUEST, and what it says.
 #[derive(Debug)]
-pub struct Links {
-    socket: OwnedFd,
+pub(crate) struct Request {
+    pub(crate) operation: &'static str,
+    pub(crate) kind: u16,
+    pub(crate) flags: u16,
+    pub(crate) body: Body,
+}
+
+impl Request {
+    pub(crate) fn new(operation: &'static str, kind: u16, flags: u16, body: Body) -> Self {
+        Self {
+            operation,
+            kind,
+            flags,
+            body,
+        }
+    }
+
+    fn failed(&self, (errno, explanation): Refusal) -> NetlinkError {
+        NetlinkError {
+            operation: self.operation,
+            explanation,
+            errno,
+        }
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct Socket {
+    fd: OwnedFd,
     sequence: u32,
 }
 
-impl Links {
-    /// Opens the socket.
-    pub fn open() -> Result<Self, Errno> {
-        let socket = socket_with(
-            AddressFamily::NETLINK,
-            SocketType::RAW,
-            SocketFlags::CLOEXEC,
-            // NETLINK_ROUTE is protocol 0.
-            None,
-        )?;
-        for option in [libc::NETLINK_EXT_ACK, libc::NETLINK_CAP_ACK] {
-            set_option(&socket, option)?;
+impl Socket {
+    /// Opens a socket to `protocol`; `None` is NETLINK_ROUTE.
+    pub(crate) fn open(protocol: Option<Protocol>) -> Result<Self, Errno> {
+        let fd = open_socket(protocol)?;
+        for option in [
+            libc::NETLINK_EXT_ACK,
+            libc::NETLINK_CAP_ACK,
+            libc::NETLINK_GET_STRICT_CHK,
+        ] {
+            set_option(&fd, option)?;
         }
-        Ok(Self {
-            socket,
-            sequence: 0,
-        })
+        // A connected socket gets nothing from other processes.
+        connect(&fd, &SocketAddrNetlink::new(0, 0))?;
+        Ok(Self { fd, sequence: 0 })
     }
 
-    /// The index of the link `name`.
-    pub fn index_of(&self, name: &str) -> Result<u32, NetlinkError> {
-        let failed = |errno| NetlinkError {
-            operation: "find link",
-            explanation: None,
-            errno,
-        };
-        let socket = socket_with(
-            AddressFamily::INET,
-            SocketType::DGRAM,
-            SocketFlags::CLOEXEC,
-            None,
-        )
-        .map_err(failed)?;
-        rustix::net::netdevice::name_to_index(&socket, name).map_err(failed)
+    /// Asks for something to be done.
+    pub(crate) fn ask(&mut self, request: &Request) -> Result<(), NetlinkError> {
+        self.get(request, |_| Some(())).map(drop)
     }
 
-    /// Sets link `index` up.
-    pub fn set_up(&mut self, index: u32) -> Result<(), NetlinkError> {
-        let up = libc::IFF_UP.unsigned_abs();
-        let mut message = Message::new(libc::RTM_NEWLINK, 0);
-        // struct ifinfomsg: family, pad, type, index, flags, change mask.
-        message.bytes(&[0; 4]).u32(index).u32(up).u32(up);
-        self.ask("set link up", message)
-    }
-
-    /// Adds an IPv4 address to link `index`.
-    pub fn add_address(
+    /// Asks and gives the answers as `parse` reads them. An answer it cannot read is BADMSG.
+    pub(crate) fn get<T>(
         &mut self,
-        index: u32,
-        address: Ipv4Addr,
-        prefix: u8,
-    ) -> Result<(), NetlinkError> {
-        let host_bits = u32::MAX.checked_shr(u32::from(prefix)).unwrap_or(0);
-        let broadcast = Ipv4Addr::from_bits(address.to_bits() | host_bits);
-        let mut message = Message::new(libc::RTM_NEWADDR, NLM_F_CREATE_EXCL);
-        // struct ifaddrmsg: family, prefix length, flags, scope (0 is the universe), index.
-        message.bytes(&[AF_INET, prefix, 0, 0]).u32(index);
-        message.attribute(libc::IFA_LOCAL, &address.octets());
-        message.attribute(libc::IFA_ADDRESS, &address.octets());
-        if prefix < 31 {
-            message.attribute(libc::IFA_BROADCAST, &broadcast.octets());
+        request: &Request,
+        parse: impl Fn(&[u8]) -> Option<T>,
+    ) -> Result<Vec<T>, NetlinkError> {
+        for _ in 1..DUMP_TRIES {
+            match self.exchange(request, &parse) {
+                // A dump from which something may be missing.
+                Err((Errno::INTR, _)) => {}
+                result => return result.map_err(|refusal| request.failed(refusal)),
+            }
         }
-        self.ask("add address", message)
+        self.exchange(request, &parse)
+            .map_err(|refusal| request.failed(refusal))
     }
 
-    /// Adds the default IPv4 route through `gateway`, which a link must reach already.
-    pub fn add_default_route(&mut self, gateway: Ipv4Addr) -> Result<(), NetlinkError> {
-        let mut message = Message::new(libc::RTM_NEWROUTE, NLM_F_CREATE_EXCL);
-        // struct rtmsg: family, destination and source lengths, tos, table, protocol, scope, type, flags.
-        message
-            .bytes(&[
-                AF_INET,
-                0,
-                0,
-                0,
-                libc::RT_TABLE_MAIN,
-                libc::RTPROT_BOOT,
-                libc::RT_SCOPE_UNIVERSE,
-                libc::RTN_UNICAST,
-            ])
-            .u32(0);
-        message.attribute(libc::RTA_GATEWAY, &gateway.octets());
-        self.ask("add default route", message)
-    }
-
-    fn ask(&mut self, operation: &'static str, message: Message) -> Result<(), NetlinkError> {
-        self.sequence = self.sequence.wrapping_add(1);
-        let failed = |(errno, explanation)| NetlinkError {
-            operation,
-            explanation,
-            errno,
-        };
-        let bytes = message.finish(self.sequence);
-        send(&self.socket, &bytes, SendFlags::empty()).map_err(|errno| failed((errno, None)))?;
-        let mut answer = [0_u8; 8192];
+    fn exchange<T>(
+        &mut self,
+        request: &Request,
+        parse: impl Fn(&[u8]) -> Option<T>,
+    ) -> Result<Vec<T>, Refusal> {
+        let sequence = self.next_sequence();
+        // A dump ends with DONE, everything else with an acknowledgement that must be asked for.
+        let dump = request.flags & DUMP == DUMP;
+        let flags = REQUEST | request.flags | if dump { 0 } else { ACK };
+        self.send(&request.body.message(request.kind, flags, sequence)?)?;
+        let (mut answers, mut whole, mut room) = (Vec::new(), true, vec![0; ROOM]);
         loop {
-            let (length, _) = rustix::io::retry_on_intr(|| {
-                recv(&self.socket, &mut answer[..], RecvFlags::empty())
-            })
-            .map_err(|errno| failed((errno, None)))?;
-            if let Some(result) = read_ack(&answer[..length], self.sequence) {
-                return result.map_err(failed);
+            let mut datagram = receive(&self.fd, &mut room).map_err(unexplained)?;
+            while let Some(message) = split_message(&mut datagram) {
+                if message.sequence != sequence {
+                    continue;
+                }
+                whole &= message.flags & DUMP_INTERRUPTED == 0;
+                if let Some(outcome) = outcome(&message) {
+                    outcome?;
+                    return if whole {
+                        Ok(answers)
+                    } else {
+                        Err(unexplained(Errno::INTR))
+                    };
+                }
+                answers.push(parse(message.body).ok_or(unexplained(Errno::BADMSG))?);
             }
         }
     }
+
+    /// Sends `requests` as one transaction between `begin` and `end` (two kinds of message with one
+    /// body); all are done or, with the first one's error, none.
+    pub(crate) fn transact(
+        &mut self,
+        frame: (u16, u16, &Body),
+        requests: &[Request],
+    ) -> Result<(), NetlinkError> {
+        let whole = Request::new("commit", 0, 0, Body::default());
+        let failed = |refusal| whole.failed(refusal);
+        let (begin, end, body) = frame;
+        let first = self.next_sequence();
+        let mut bytes = body.message(begin, REQUEST, first).map_err(failed)?;
+        for request in requests {
+            let sequence = self.next_sequence();
+            let flags = REQUEST | ACK | request.flags;
+            let message = request.body.message(request.kind, flags, sequence);
+            bytes.extend(message.map_err(|refusal| request.failed(refusal))?);
+        }
+        let last = self.next_sequence();
+        bytes.extend(body.message(end, REQUEST, last).map_err(failed)?);
+        self.send(&bytes).map_err(failed)?;
+        let (mut pending, mut room) = (requests.len(), vec![0; ROOM]);
+        while pending > 0 {
+            let datagram = receive(&self.fd, &mut room);
+            let mut datagram = datagram.map_err(|errno| failed((errno, None)))?;
+            while let Some(message) = split_message(&mut datagram) {
+                let place = message.sequence.wrapping_sub(first);
+                if place > last.wrapping_sub(first) {
+                    continue;
+                }
+                // The frame's own messages are answered only when they fail.
+                let of = usize::try_from(place).ok().and_then(|n| n.checked_sub(1));
+                let request = of.and_then(|n| requests.get(n)).unwrap_or(&whole);
+                outcome(&message)
+                    .unwrap_or(Err(unexplained(Errno::BADMSG)))
+                    .map_err(|refusal| request.failed(refusal))?;
+                pending = pending.saturating_sub(1);
+            }
+        }
+        Ok(())
+    }
+
+    fn next_sequence(&mut self) -> u32 {
+        self.sequence = self.sequence.wrapping_add(1);
+        self.sequence
+    }
+
+    fn send(&self, bytes: &[u8]) -> Result<(), Refusal> {
+        send(&self.fd, bytes, SendFlags::empty())
+            .map(drop)
+            .map_err(unexplained)
+    }
 }
 
-/// `libc::AF_INET`, in the size that messages have it.
-const AF_INET: u8 = 2;
+/// What `message` says of how a request went; `None` if it is an answer or says nothing.
+fn outcome(message: &Message<'_>) -> Option<Result<(), Refusal>> {
+    if !matches!(message.kind, ERROR | DONE) {
+        return None;
+    }
+    let Some(code) = u32_at(message.body, 0).map(u32::cast_signed) else {
+        return Some(Err(unexplained(Errno::BADMSG)));
+    };
+    if code == 0 {
+        return Some(Ok(()));
+    }
+    // NETLINK_CAP_ACK cuts the echoed request to its header.
+    let offset = if message.kind == ERROR { 4 + HEADER } else { 4 };
+    let explanation = (message.flags & ACK_ATTRIBUTES != 0)
+        .then(|| attribute(message.body, offset, ACK_TEXT).map(text))
+        .flatten();
+    let error = std::io::Error::from_raw_os_error(code.wrapping_neg());
+    let errno = Errno::from_io_error(&error).unwrap_or(Errno::BADMSG);
+    Some(Err((errno, explanation)))
+}
+
+/// A socket that hears what happens in `protocol`'s `group` (1 to 32).
+pub(crate) fn open_listener(protocol: Protocol, group: u32) -> Result<OwnedFd, Errno> {
+    let fd = open_socket(Some(protocol))?;
+    let mask = 1_u32
+        .checked_shl(group.wrapping_sub(1))
+        .ok_or(Errno::INVAL)?;
+    bind(&fd, &SocketAddrNetlink::new(0, mask))?;
+    Ok(fd)
+}
+
+fn open_socket(protocol: Option<Protocol>) -> Result<OwnedFd, Errno> {
+    socket_with(
+        AddressFamily::NETLINK,
+        SocketType::RAW,
+        SocketFlags::CLOEXEC,
+        protocol,
+    )
+}
+
+/// Waits for a datagram. One that does not fit is an error, not cut.
+pub(crate) fn receive<'a>(fd: &OwnedFd, room: &'a mut [u8]) -> Result<&'a [u8], Errno> {
+    let (_, length) = rustix::io::retry_on_intr(|| recv(fd, &mut room[..], RecvFlags::TRUNC))?;
+    room.get(..length).ok_or(Errno::MSGSIZE)
+}
 
 fn set_option(socket: &OwnedFd, option: libc::c_int) -> Result<(), Errno> {
     let on: libc::c_int = 1;
@@ -163,161 +280,4 @@ fn set_option(socket: &OwnedFd, option: libc::c_int) -> Result<(), Errno> {
         return Err(last_errno());
     }
     Ok(())
-}
-
-/// A request under construction: netlink header, fixed part, attributes.
-struct Message(Vec<u8>);
-
-impl Message {
-    fn new(kind: u16, flags: u16) -> Self {
-        let mut message = Self(Vec::with_capacity(64));
-        // struct nlmsghdr: length and sequence are filled in at the end; port 0.
-        message.u32(0).u16(kind).u16(NLM_F_ACK_REQUEST | flags);
-        message.u32(0).u32(0);
-        message
-    }
-
-    fn bytes(&mut self, bytes: &[u8]) -> &mut Self {
-        self.0.extend_from_slice(bytes);
-        self
-    }
-
-    fn u16(&mut self, value: u16) -> &mut Self {
-        self.bytes(&value.to_ne_bytes())
-    }
-
-    fn u32(&mut self, value: u32) -> &mut Self {
-        self.bytes(&value.to_ne_bytes())
-    }
-
-    /// Appends an attribute of four bytes, which is all that is needed so far and needs no padding.
-    fn attribute(&mut self, kind: u16, value: &[u8; 4]) {
-        self.u16(8).u16(kind).bytes(value);
-    }
-
-    fn finish(mut self, sequence: u32) -> Vec<u8> {
-        let length = u32::try_from(self.0.len()).expect("a message is under 100 bytes");
-        self.0[0..4].copy_from_slice(&length.to_ne_bytes());
-        self.0[8..12].copy_from_slice(&sequence.to_ne_bytes());
-        self.0
-    }
-}
-
-type Refusal = (Errno, Option<String>);
-
-/// Finds the acknowledgement of `sequence` in a datagram; `None` if it is about something else.
-fn read_ack(datagram: &[u8], sequence: u32) -> Option<Result<(), Refusal>> {
-    let word = |at: usize| -> Option<[u8; 4]> { datagram.get(at..at + 4)?.try_into().ok() };
-    let kind = u16::from_ne_bytes(datagram.get(4..6)?.try_into().ok()?);
-    let flags = u16::from_ne_bytes(datagram.get(6..8)?.try_into().ok()?);
-    if u32::from_ne_bytes(word(8)?) != sequence || i32::from(kind) != libc::NLMSG_ERROR {
-        return None;
-    }
-    let code = i32::from_ne_bytes(word(HEADER)?);
-    if code == 0 {
-        return Some(Ok(()));
-    }
-    let has_attributes = flags & 0x200 != 0;
-    // NETLINK_CAP_ACK cuts the echoed request to its header.
-    let attributes = datagram.get(HEADER + 4 + HEADER..).unwrap_or(&[]);
-    let explanation = has_attributes.then(|| find_message(attributes)).flatten();
-    Some(Err((
-        Errno::from_raw_os_error(code.wrapping_neg()),
-        explanation,
-    )))
-}
-
-/// The NLMSGERR_ATTR_MSG (1) among `attributes`.
-fn find_message(mut attributes: &[u8]) -> Option<String> {
-    while let Some((head, _)) = attributes.split_first_chunk::<4>() {
-        let [a, b, c, d] = *head;
-        let length = usize::from(u16::from_ne_bytes([a, b]));
-        let value = attributes.get(4..length)?;
-        if u16::from_ne_bytes([c, d]) == 1 {
-            let text = value.strip_suffix(&[0]).unwrap_or(value);
-            return Some(String::from_utf8_lossy(text).into_owned());
-        }
-        attributes = attributes.get(length.next_multiple_of(4)..)?;
-    }
-    None
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use rustix::thread::{UnshareFlags, unshare_unsafe};
-
-    /// Runs `test` in a thread with a fresh network namespace; says so and returns where that is refused.
-    fn in_namespace(test: fn()) {
-        std::thread::spawn(move || {
-            // SAFETY: only this thread's network namespace changes, no file descriptor table.
-            let entered = unsafe { unshare_unsafe(UnshareFlags::NEWNET) };
-            if let Err(errno) = entered {
-                eprintln!("skipped: no fresh network namespace ({errno}); needs root");
-                return;
-            }
-            test();
-        })
-        .join()
-        .unwrap();
-    }
-
-    fn routes() -> String {
-        std::fs::read_to_string("/proc/thread-self/net/route").unwrap()
-    }
-
-    #[test]
-    fn net_loopback_gets_address_and_default_route() {
-        in_namespace(|| {
-            let mut links = Links::open().unwrap();
-            let lo = links.index_of("lo").unwrap();
-            links.set_up(lo).unwrap();
-            links
-                .add_address(lo, Ipv4Addr::new(10, 9, 8, 7), 24)
-                .unwrap();
-            links.add_default_route(Ipv4Addr::new(10, 9, 8, 1)).unwrap();
-            let default = routes()
-                .lines()
-                .find(|line| line.split_whitespace().nth(1) == Some("00000000"))
-                .map(str::to_owned)
-                .expect("a default route");
-            assert!(default.contains("0108090A"), "{default}");
-            std::net::TcpListener::bind("10.9.8.7:0").unwrap();
-        });
-    }
-
-    #[test]
-    fn net_refusals_carry_the_kernels_words() {
-        in_namespace(|| {
-            let mut links = Links::open().unwrap();
-            let refused = links
-                .add_default_route(Ipv4Addr::new(10, 9, 8, 1))
-                .unwrap_err();
-            assert_eq!(refused.errno, Errno::NETUNREACH);
-            assert_eq!(
-                refused.to_string(),
-                "add default route: Nexthop has invalid gateway"
-            );
-            let lo = links.index_of("lo").unwrap();
-            links
-                .add_address(lo, Ipv4Addr::new(10, 9, 8, 7), 24)
-                .unwrap();
-            let again = links
-                .add_address(lo, Ipv4Addr::new(10, 9, 8, 7), 24)
-                .unwrap_err();
-            assert_eq!(again.errno, Errno::EXIST);
-            assert_eq!(links.index_of("nope0").unwrap_err().errno, Errno::NODEV);
-        });
-    }
-
-    #[test]
-    fn find_message_survives_any_bytes() {
-        assert_eq!(find_message(&[1, 0, 1, 0, 9]), None);
-        assert_eq!(find_message(&[0, 0, 0, 0, 0, 0, 0, 0]), None);
-        assert_eq!(find_message(&[255, 255, 1, 0]), None);
-        assert_eq!(
-            find_message(&[7, 0, 1, 0, b'h', b'i', 0, 0]),
-            Some("hi".to_owned())
-        );
-    }
 }

@@ -5,7 +5,7 @@
 //! and its errno through a pipe that a successful exec closes.
 
 use std::ffi::{CStr, CString, c_char};
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 use rustix::fs::{Mode, OFlags};
 use rustix::io::{Errno, fcntl_dupfd_cloexec};
@@ -25,7 +25,7 @@ pub struct Program<'a> {
     pub env: &'a [CString],
     /// Its working directory, entered after the identity is taken.
     pub cwd: &'a CStr,
-    /// Standard input, output and error. Every other descriptor is closed.
+    /// Standard input, output and error. Every other descriptor is closed, but those of [`Exact`].
     pub stdio: [BorrowedFd<'a>; 3],
     /// The identity to take; `None` keeps the caller's.
     pub identity: Option<Identity>,
@@ -107,9 +107,21 @@ impl From<Errno> for SpawnError {
     }
 }
 
+/// What only some children need, beside their [`Program`].
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Exact<'a> {
+    /// Executed in the place of [`Program::path`]: the very file that was checked. A script
+    /// cannot be: its interpreter would have to open it by name.
+    pub image: Option<BorrowedFd<'a>>,
+    /// Given to the child as descriptors 3, 4 and on.
+    pub fds: &'a [BorrowedFd<'a>],
+}
+
 /// All that the child touches, allocated before the fork.
 struct Prepared<'a> {
     path: *const c_char,
+    image: Option<OwnedFd>,
+    fds: Vec<OwnedFd>,
     argv: Vec<*const c_char>,
     env: Vec<*const c_char>,
     cwd: *const c_char,
@@ -125,19 +137,34 @@ struct Prepared<'a> {
 /// If another thread waits for children of any id, hold it off until the returned child is known
 /// to it (its exit status would be lost).
 pub fn spawn(program: &Program<'_>) -> Result<Child, SpawnError> {
-    let (outcome, report) = pipe_with(PipeFlags::CLOEXEC)?;
+    spawn_exact(program, Exact::default())
+}
+
+/// As [`spawn`], with descriptors beyond the standard ones, or a program that is held open.
+pub fn spawn_exact(program: &Program<'_>, exact: Exact<'_>) -> Result<Child, SpawnError> {
+    let (outcome, low_report) = pipe_with(PipeFlags::CLOEXEC)?;
     let [stdin, stdout, stderr] = program.stdio;
+    // Above all that are given to the child, so that none is overwritten while they are put in place.
+    let free = RawFd::try_from(exact.fds.len())
+        .ok()
+        .and_then(|count| count.checked_add(3))
+        .ok_or(Errno::MFILE)?;
+    let above = |fd: BorrowedFd<'_>| fcntl_dupfd_cloexec(fd, free);
+    let report = above(low_report.as_fd())?;
+    drop(low_report);
     let prepared = Prepared {
         path: program.path.as_ptr(),
+        image: exact.image.map(above).transpose()?,
+        fds: exact
+            .fds
+            .iter()
+            .copied()
+            .map(above)
+            .collect::<Result<_, _>>()?,
         argv: pointers(program.argv),
         env: pointers(program.env),
         cwd: program.cwd.as_ptr(),
-        // Above 2, so that none is overwritten while the three are put in place.
-        stdio: [
-            fcntl_dupfd_cloexec(stdin, 3)?,
-            fcntl_dupfd_cloexec(stdout, 3)?,
-            fcntl_dupfd_cloexec(stderr, 3)?,
-        ],
+        stdio: [above(stdin)?, above(stdout)?, above(stderr)?],
         identity: program.identity.as_ref(),
         session: program.session,
         resets_oom_score: program.resets_oom_score,
@@ -172,6 +199,31 @@ pub fn spawn(program: &Program<'_>) -> Result<Child, SpawnError> {
             abandon(pid)?;
             Err(SpawnError::Process(errno))
         }
+    }
+}
+
+/// Becomes the program that `image` is of, which keeps what descriptors are not close-on-exec.
+/// Returns only when it cannot. For scripts see [`Exact::image`].
+pub fn exec(image: BorrowedFd<'_>, argv: &[CString], env: &[CString]) -> Errno {
+    let (argv, env) = (pointers(argv), pointers(env));
+    // SAFETY: both arrays end with a null pointer and point to strings that live here.
+    unsafe { execute(image.as_raw_fd(), &argv, &env) };
+    last_errno()
+}
+
+/// # Safety
+/// `argv` and `env` must be pointers to live NUL-terminated strings, null after the last.
+unsafe fn execute(image: RawFd, argv: &[*const c_char], env: &[*const c_char]) {
+    // SAFETY: the path is an empty string; the arrays are the caller's promise.
+    unsafe {
+        libc::syscall(
+            libc::SYS_execveat,
+            image,
+            c"".as_ptr(),
+            argv.as_ptr(),
+            env.as_ptr(),
+            libc::AT_EMPTY_PATH,
+        );
     }
 }
 
@@ -266,8 +318,11 @@ fn prepare_and_exec(prepared: &Prepared<'_>) -> Result<std::convert::Infallible,
     unsafe {
         reset_signals();
         check(Step::Session, libc::setsid())?;
-        for (target, source) in (0..).zip(&prepared.stdio) {
-            check(Step::Stdio, libc::dup2(source.as_raw_fd(), target))?;
+        let sources = prepared.stdio.iter().chain(&prepared.fds);
+        let mut free = 0;
+        for source in sources {
+            check(Step::Stdio, libc::dup2(source.as_raw_fd(), free))?;
+            free += 1;
         }
         if prepared.session == Session::Terminal {
             check(Step::Terminal, libc::ioctl(0, libc::TIOCSCTTY, 0))?;
@@ -275,7 +330,7 @@ fn prepare_and_exec(prepared: &Prepared<'_>) -> Result<std::convert::Infallible,
         // Old kernels lack the flag; every descriptor of a Rust program is close-on-exec anyway.
         libc::syscall(
             libc::SYS_close_range,
-            3,
+            free,
             libc::c_uint::MAX,
             libc::CLOSE_RANGE_CLOEXEC,
         );
@@ -283,12 +338,13 @@ fn prepare_and_exec(prepared: &Prepared<'_>) -> Result<std::convert::Infallible,
             take_identity(identity)?;
         }
         check(Step::Cwd, libc::chdir(prepared.cwd))?;
-        check(
-            Step::Exec,
-            libc::execve(prepared.path, prepared.argv.as_ptr(), prepared.env.as_ptr()),
-        )?;
+        if let Some(image) = &prepared.image {
+            execute(image.as_raw_fd(), &prepared.argv, &prepared.env);
+        } else {
+            libc::execve(prepared.path, prepared.argv.as_ptr(), prepared.env.as_ptr());
+        }
     }
-    Err((Step::Exec, libc::EIO))
+    Err((Step::Exec, errno()))
 }
 
 /// The raw calls: the C library's would try to change the threads that the fork left behind.

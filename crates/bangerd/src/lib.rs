@@ -10,6 +10,11 @@
 mod activity;
 pub mod config;
 pub mod daemon;
+#[cfg_attr(
+    not(test),
+    expect(dead_code, reason = "the daemon has no network of its own yet")
+)]
+mod dns;
 mod files;
 mod handlers;
 mod host;

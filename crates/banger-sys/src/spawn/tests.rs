@@ -133,3 +133,89 @@ fn fork_alone_refuses_a_process_with_threads() {
     drop(hold);
     assert!(thread.join().unwrap().is_err());
 }
+
+#[test]
+fn spawn_exact_maps_descriptors_and_executes_the_held_file() {
+    let place = tempfile::tempdir().unwrap();
+    let program = place.path().join("program");
+    std::fs::copy("/bin/sh", &program).unwrap();
+    let image = std::fs::File::open(&program).unwrap();
+    // Another program under the name by now: what is held is executed.
+    std::fs::remove_file(&program).unwrap();
+    std::fs::copy("/bin/false", &program).unwrap();
+    let null = std::fs::File::open("/dev/null").unwrap();
+    let (output, input) = pipe_with(PipeFlags::CLOEXEC).unwrap();
+    let text = place.path().join("text");
+    std::fs::write(&text, "given").unwrap();
+    // More than a few, so that numbers of the caller's and the child's overlap.
+    let given: Vec<_> = (0..20)
+        .map(|_| std::fs::File::open(&text).unwrap())
+        .collect();
+    let fds: Vec<_> = given.iter().rev().map(AsFd::as_fd).collect();
+    let path = CString::new(program.to_str().unwrap()).unwrap();
+    let script = "cat <&3; cat /proc/self/fd/22; echo $0; ls /proc/self/fd | wc -l; env";
+    let child = spawn_exact(
+        &Program {
+            path: &path,
+            argv: &["zero", "-c", script, "one"].map(|arg| CString::new(arg).unwrap()),
+            env: &[c"PATH=/bin".to_owned()],
+            cwd: c"/",
+            stdio: [null.as_fd(), input.as_fd(), input.as_fd()],
+            identity: None,
+            session: Session::New,
+            resets_oom_score: false,
+        },
+        Exact {
+            image: Some(image.as_fd()),
+            fds: &fds,
+        },
+    )
+    .unwrap();
+    drop(input);
+    let mut text = String::new();
+    std::fs::File::from(output)
+        .read_to_string(&mut text)
+        .unwrap();
+    assert_eq!(
+        crate::pidfd::reap(&child.pidfd).unwrap(),
+        crate::pidfd::Ended::Exited(0)
+    );
+    // 3 and 20 of its own, and one that `ls` opens; dash adds PWD.
+    assert_eq!(text, "givengivenone\n24\nPATH=/bin\nPWD=/\n");
+}
+
+#[test]
+fn spawn_exact_refuses_a_script_and_says_so() {
+    let place = tempfile::tempdir().unwrap();
+    let script = place.path().join("script");
+    std::fs::write(&script, "#!/bin/sh\n").unwrap();
+    std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let image = std::fs::File::open(&script).unwrap();
+    let null = std::fs::File::open("/dev/null").unwrap();
+    let refused = spawn_exact(
+        &Program {
+            path: c"/bin/true",
+            argv: &[c"true".to_owned()],
+            env: &[],
+            cwd: c"/",
+            stdio: [null.as_fd(); 3],
+            identity: None,
+            session: Session::New,
+            resets_oom_score: false,
+        },
+        Exact {
+            image: Some(image.as_fd()),
+            fds: &[],
+        },
+    );
+    assert!(
+        matches!(
+            refused,
+            Err(SpawnError::Child {
+                step: Step::Exec,
+                errno: Errno::NOENT
+            })
+        ),
+        "{refused:?}"
+    );
+}
