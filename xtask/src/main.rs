@@ -26,8 +26,9 @@ cargo xtask CHORE
   test [NAME]  unit tests, then real VMs through the real command line;
                NAME picks tests by a part of their name
   lint         formatting, clippy and the rules of ARCHITECTURE.md
-  smoke [NAME] the promises on a KVM host: in the lab, by Firecracker (JOBS=2)
-  bench boot   our boot and exec against the raw engine's [--runs N] [--json FILE]
+  smoke [NAME] the promises on a KVM host: in the lab, by Firecracker (JOBS=4)
+  bench boot   our boot and exec against the raw engine's [--runs N] [--json FILE],
+               in the lab by Firecracker with --lab [--lean BANGER_HOME]
   lab VERB     an emulated host with systemd, KVM and Firecracker (cargo xtask lab help)";
 
 fn main() -> ExitCode {
@@ -44,14 +45,15 @@ fn main() -> ExitCode {
 
 fn dispatch(args: &[&str]) -> Result<ExitCode> {
     match args {
-        // What runs in the lab has an exit code of its own.
+        // What runs in the lab has an exit code of its own, as has the lab's death.
         ["lab", args @ ..] => return lab::run(args),
+        ["bench", "boot", options @ ..] => return bench::boot(options),
+        ["bench", "inside", args @ ..] => return bench::inside(args),
         ["build"] => build::dist().map(drop),
         ["try"] => trial::run(),
         ["test", filter @ ..] => suite::run(filter),
         ["lint"] => lint::run(),
         ["smoke", filter @ ..] => smoke::run(filter),
-        ["bench", "boot", options @ ..] => bench::boot(options),
         [] | ["help" | "-h" | "--help"] => {
             println!("{HELP}");
             Ok(())

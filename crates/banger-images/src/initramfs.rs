@@ -17,7 +17,7 @@ use std::io::{self, BufWriter, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 /// Changes whenever the archive's layout does, so that an old one is not taken from the cache.
-const LAYOUT: &[u8] = b"banger initramfs 1";
+const LAYOUT: &[u8] = b"banger initramfs 2";
 /// The largest agent.
 const AGENT_MAX: u64 = 64 << 20;
 /// The largest boot configuration.
@@ -47,12 +47,18 @@ impl Store {
         kernel: &Kernel,
         modules: &[&str],
     ) -> Result<PathBuf, ImagesError> {
-        let agent_bytes = read_capped(agent, AGENT_MAX)?;
-        let key = cache_key(&agent_bytes, kernel, modules);
-        let target = self.cache().join(format!("initramfs-{}.cpio", key.hex()));
+        let digest = self.agent_digest().of(agent, AGENT_MAX)?;
+        let in_cache = |agent: &Digest| {
+            let key = cache_key(agent, kernel, modules);
+            self.cache().join(format!("initramfs-{}.cpio", key.hex()))
+        };
+        let target = in_cache(&digest);
         if target.is_file() {
             return Ok(target);
         }
+        let agent_bytes = read_capped(agent, AGENT_MAX)?;
+        // What is put in is what the name says, also if the agent was replaced just now.
+        let target = in_cache(&Digest::from_sha256(Sha256::digest(&agent_bytes).into()));
         if !agent_bytes.starts_with(b"\x7fELF") {
             return Err(ImagesError::refused(
                 agent.display().to_string(),
@@ -79,10 +85,10 @@ impl Store {
     }
 }
 
-fn cache_key(agent: &[u8], kernel: &Kernel, modules: &[&str]) -> Digest {
+fn cache_key(agent: &Digest, kernel: &Kernel, modules: &[&str]) -> Digest {
     let mut hash = Sha256::new();
     hash.update(LAYOUT);
-    hash.update(Sha256::digest(agent));
+    hash.update(agent.as_str());
     hash.update(kernel.key().as_str());
     for module in modules {
         hash.update(module.as_bytes());

@@ -31,6 +31,7 @@ mod kernel_build;
 mod kernel_config;
 mod kernel_draft;
 mod kernel_source;
+mod known_digest;
 mod limits;
 mod modules;
 mod progress;

@@ -12,6 +12,7 @@
 //! replaced; a crash in between leaves a whole content without a name.
 
 use crate::index::Index;
+use crate::known_digest::KnownDigest;
 use crate::limits::Limits;
 use crate::scratch::{Scratch, claim_dead};
 use crate::{ImagesError, sparse};
@@ -28,6 +29,7 @@ pub struct Store {
     data: PathBuf,
     cache: PathBuf,
     limits: Limits,
+    agent: KnownDigest,
 }
 
 impl Store {
@@ -63,6 +65,7 @@ impl Store {
             data: absolute(data_dir)?,
             cache: absolute(cache_dir)?,
             limits,
+            agent: KnownDigest::default(),
         };
         let lock = store.lock()?;
         let mut dead = claim_dead(&store.data.join("tmp"))?;
@@ -82,6 +85,11 @@ impl Store {
     /// Where the things that can be made again are.
     pub(crate) fn cache(&self) -> &Path {
         &self.cache
+    }
+
+    /// What is known of the agent's program.
+    pub(crate) fn agent_digest(&self) -> &KnownDigest {
+        &self.agent
     }
 
     /// The caps in force.

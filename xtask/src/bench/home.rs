@@ -1,5 +1,6 @@
 //! A user's surroundings for a benchmark: the programs, a daemon of its own, the tests' store.
 
+use super::report::millis;
 use crate::{PROVISIONS, build, must, provide, top};
 use anyhow::{Context, Result, bail};
 use banger_api::client::Client;
@@ -41,6 +42,11 @@ impl Home {
 
     pub(super) fn path(&self) -> &Path {
         self.root.path()
+    }
+
+    /// The directory of the programs.
+    pub(super) fn dist(&self) -> &Path {
+        &self.dist
     }
 
     fn command(&self, args: &[&str]) -> Command {
@@ -93,7 +99,7 @@ impl Home {
                     }
                 }
                 if turn > 0 {
-                    times.push(super::millis(start.elapsed()));
+                    times.push(millis(start.elapsed()));
                 }
             }
             Ok(times)

@@ -1,6 +1,7 @@
 //! The raw engine: QEMU started by hand with the daemon's own command line for a like VM.
 
 use super::home::Home;
+use super::report::millis;
 use anyhow::{Context, Result, bail};
 use banger_guest::client;
 use banger_guest::frame::AGENT_PORT;
@@ -130,7 +131,7 @@ impl RawVm {
                 let stream = mux.open(AGENT_PORT).await?;
                 client::health(stream).await?;
                 if turn > 0 {
-                    times.push(super::millis(start.elapsed()));
+                    times.push(millis(start.elapsed()));
                 }
             }
             Ok(times)
