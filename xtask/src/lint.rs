@@ -10,11 +10,22 @@ use std::process::Command;
 
 /// The crates of the workspace that each crate may use. A new edge is a decision: it is
 /// written here or it does not build in CI. Development dependencies are free.
-const EDGES: [(&str, &[&str]); 14] = [
+const EDGES: [(&str, &[&str]); 16] = [
     ("banger-names", &[]),
     ("banger-sys", &[]),
     ("banger-bus", &[]),
-    ("banger-priv", &["banger-names"]),
+    ("banger-ipc", &["banger-sys"]),
+    ("banger-priv", &["banger-ipc", "banger-names"]),
+    (
+        "bangerd-root",
+        &[
+            "banger-bus",
+            "banger-ipc",
+            "banger-names",
+            "banger-priv",
+            "banger-sys",
+        ],
+    ),
     ("banger-guest", &[]),
     ("banger-agent", &["banger-guest", "banger-sys"]),
     ("banger-engine", &["banger-guest"]),
@@ -28,9 +39,13 @@ const EDGES: [(&str, &[&str]); 14] = [
             "banger-guest",
             "banger-images",
             "banger-names",
+            "banger-priv",
         ],
     ),
-    ("banger", &["banger-api", "banger-guest", "banger-names"]),
+    (
+        "banger",
+        &["banger-api", "banger-guest", "banger-names", "banger-priv"],
+    ),
     ("e2e", &[]),
     (
         "xtask",

@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 #![warn(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
 
+mod client;
 pub mod jail;
 mod method;
 mod reply;
@@ -20,6 +21,7 @@ pub const SOCKET: &str = "/run/banger-ipc/root.sock";
 pub const GROUP: &str = "banger-ipc";
 
 pub use banger_names::VmRef;
+pub use client::{Client, ClientError};
 pub use method::{METHODS, Method};
 pub use reply::{
     Answer, BridgeUp, Refusal, RefusalKind, Reply, Snapshot, Status, Tap, VmStatus, Vmm,

@@ -67,13 +67,13 @@ fn option<T: Copy>(socket: &impl AsFd, name: libc::c_int, value: &mut T) -> Resu
     }
 }
 
-/// A copy of descriptor `fd` (3 or above), which this program was started with, and which is
-/// marked close-on-exec. BADF if there is none.
+/// A copy, close-on-exec as the original is made too, of descriptor `fd`, which this program was
+/// started with. BADF if there is none.
 ///
 /// The one that it copies stays open: it is closed by nobody, so that no mistake in the number
 /// can close what belongs to another part of this program.
 pub fn inherited(fd: RawFd) -> Result<OwnedFd, Errno> {
-    if fd < 3 {
+    if fd < 0 {
         return Err(Errno::BADF);
     }
     // SAFETY: only a number is handed to the kernel, which refuses it if nothing is open there;
@@ -110,8 +110,8 @@ mod tests {
     }
 
     #[test]
-    fn inherited_refuses_standard_and_missing_descriptors() {
-        for fd in [-1, 0, 1, 2, 100_000] {
+    fn inherited_refuses_missing_descriptors() {
+        for fd in [-1, RawFd::MIN, 100_000, RawFd::MAX] {
             assert_eq!(inherited(fd).unwrap_err(), Errno::BADF, "{fd}");
         }
     }

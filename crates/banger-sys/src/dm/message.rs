@@ -178,16 +178,18 @@ impl Answer {
     pub(super) fn names(&self) -> Result<Vec<String>, DmError> {
         let mut names = Vec::new();
         let mut at = 0_usize;
-        loop {
+        // The kernel counts no bytes where there are no devices.
+        while !self.data.is_empty() {
             let (name, next) = self.listed(at).ok_or(DmError::Malformed)?;
             if let Some(name) = name {
                 names.push(name);
             }
             if next == 0 {
-                return Ok(names);
+                break;
             }
             at = at.checked_add(next).ok_or(DmError::Malformed)?;
         }
+        Ok(names)
     }
 
     /// One `struct dm_name_list`; without a name if there are no devices at all.

@@ -1,0 +1,245 @@
+//! The control group of a VM: a transient scope from systemd or, where there is no systemd, one of
+//! the same path made by hand; on hosts without a writable version 2 tree, none.
+//!
+//! It is known by its exact path, which only root can make: a path that merely contains the name
+//! proves nothing.
+
+use std::path::Path;
+use std::time::Instant;
+
+use banger_bus::{Bus, BusError, DeviceKind, DeviceRule, ScopeSpec};
+use banger_names::{VmId, VmRef};
+use banger_priv::{Launch, Refusal, RefusalKind};
+use banger_sys::cgroup::{Cgroup, CgroupError};
+use banger_sys::dirs::{Dir, PathError};
+use rustix::fs::{Dev, major, minor};
+use rustix::io::Errno;
+use rustix::process::Pid;
+
+use crate::policy::{
+    BUS, BUS_LIMIT, KILL_LIMIT, MAX_ENTRY, MAX_SEARCHED, MEMORY_OVERHEAD, MEMORY_OVERHEAD_PART,
+    TASKS_OVERHEAD,
+};
+use crate::refusal::{failed, refuse};
+
+const TREE: &str = "/sys/fs/cgroup";
+const SLICE: &str = "banger.slice";
+/// Opened whole: the service can write here alone, so it is a mount of its own.
+const SLICE_DIRECTORY: &str = "/sys/fs/cgroup/banger.slice";
+/// A CPU's time per second, in microseconds.
+const ONE_CPU: u64 = 1_000_000;
+/// The misc driver's major number, and its devices that a VMM needs.
+const MISC: u32 = 10;
+const KVM: u32 = 232;
+const TUN: u32 = 200;
+
+/// What a VM may use.
+struct Limits {
+    memory: u64,
+    tasks: u64,
+    cpu: u64,
+}
+
+fn limits(launch: &Launch) -> Limits {
+    let guest = u64::from(launch.memory_mib).saturating_mul(1 << 20);
+    let part = guest.checked_div(MEMORY_OVERHEAD_PART).unwrap_or_default();
+    let cpus = u64::from(launch.cpus);
+    Limits {
+        memory: guest.saturating_add(part).saturating_add(MEMORY_OVERHEAD),
+        tasks: cpus.saturating_add(TASKS_OVERHEAD),
+        // One more than the guest has: for its devices.
+        cpu: cpus.saturating_add(1).saturating_mul(ONE_CPU),
+    }
+}
+
+/// The path of a VM's group.
+pub(super) fn path_of(vm: &VmRef) -> String {
+    format!("/{SLICE}/{}", vm.scope())
+}
+
+/// Puts a child into a new group of the VM's. Gives its path; `None` where the host has no such tree.
+pub(super) fn enter(
+    systemd: bool,
+    launch: &Launch,
+    pid: Pid,
+    disk: Option<Dev>,
+) -> Result<Option<String>, Refusal> {
+    let what = format!("make the control group of {}", launch.vm);
+    if systemd {
+        let started = start_scope(launch, pid, disk).map_err(|error| failed(&what, &error))?;
+        let path = path_of(&launch.vm);
+        if started.as_ref() != Some(&path) {
+            let message = format!("{what}: it is at {started:?}");
+            return Err(refuse(RefusalKind::Failed, message));
+        }
+        return Ok(started);
+    }
+    match make_by_hand(launch, pid) {
+        Ok(()) => Ok(Some(path_of(&launch.vm))),
+        Err(error) if is_missing(&error) => Ok(None),
+        Err(error) => Err(failed(&what, &error)),
+    }
+}
+
+fn start_scope(launch: &Launch, pid: Pid, disk: Option<Dev>) -> Result<Option<String>, BusError> {
+    let (name, limits) = (launch.vm.scope(), limits(launch));
+    let mut devices = vec![misc(KVM), misc(TUN)];
+    devices.extend(userfaultfd().map(misc));
+    devices.extend(disk.map(|disk| DeviceRule {
+        kind: DeviceKind::Block,
+        major: major(disk),
+        minor: minor(disk),
+        may_mknod: false,
+    }));
+    let spec = ScopeSpec {
+        name: &name,
+        description: &format!("banger {}", launch.vm),
+        slice: SLICE,
+        pid: pid.as_raw_nonzero().get().unsigned_abs(),
+        memory_max: limits.memory,
+        tasks_max: limits.tasks,
+        cpu_quota_us: limits.cpu,
+        devices: &devices,
+    };
+    let mut bus = Bus::connect(Path::new(BUS), BUS_LIMIT)?;
+    match bus.start_scope(&spec) {
+        // An earlier start's, which outlives its last process by a moment.
+        Err(BusError::UnitExists(_)) => {
+            bus.wait_unit_gone(&name)?;
+            bus.start_scope(&spec)?;
+        }
+        started => started?,
+    }
+    bus.unit_cgroup(&name)
+}
+
+fn misc(minor: u32) -> DeviceRule {
+    DeviceRule {
+        kind: DeviceKind::Char,
+        major: MISC,
+        minor,
+        may_mknod: true,
+    }
+}
+
+/// The minor number of `/dev/userfaultfd`, which the jailer makes in the jail if the kernel has it.
+fn userfaultfd() -> Option<u32> {
+    let text = Dir::open("/proc")
+        .and_then(|proc| proc.read("misc", MAX_ENTRY))
+        .ok()?;
+    let text = String::from_utf8_lossy(&text);
+    let mut lines = text.lines().filter_map(|line| line.trim().split_once(' '));
+    let (number, _) = lines.find(|(_, name)| *name == "userfaultfd")?;
+    number.parse().ok()
+}
+
+/// Limits that the host's tree does not have are left out: without systemd less is promised.
+fn make_by_hand(launch: &Launch, pid: Pid) -> Result<(), CgroupError> {
+    let root = Cgroup::open(TREE, "/")?;
+    let slice = match root.create(SLICE) {
+        Err(CgroupError::Path(error)) if error.errno() == Some(Errno::EXIST) => {
+            Cgroup::open(SLICE_DIRECTORY, "/")?
+        }
+        slice => slice?,
+    };
+    let limits = limits(launch);
+    let group = slice.create(&launch.vm.scope())?;
+    let wanted = [
+        ("+memory", "memory.max", limits.memory.to_string()),
+        ("+memory", "memory.swap.max", "0".to_owned()),
+        ("+pids", "pids.max", limits.tasks.to_string()),
+        ("+cpu", "cpu.max", format!("{} {ONE_CPU}", limits.cpu)),
+    ];
+    for (controller, file, value) in wanted {
+        let enabled = [&root, &slice].map(|group| group.set("cgroup.subtree_control", controller));
+        if enabled.iter().all(Result::is_ok) {
+            group.set(file, &value)?;
+        }
+    }
+    group.add(pid)
+}
+
+/// Whether the host just does not have it.
+fn is_missing(error: &CgroupError) -> bool {
+    let errno = match error {
+        CgroupError::NotUnified(_) => return true,
+        CgroupError::Path(error) => error.errno(),
+        CgroupError::Kernel { errno, .. } => Some(*errno),
+    };
+    matches!(
+        errno,
+        Some(Errno::NOENT | Errno::ROFS | Errno::ACCESS | Errno::PERM | Errno::NODEV)
+    )
+}
+
+/// Whether the group is gone, perhaps between two looks: systemd removes an empty one by itself.
+fn is_gone(error: &CgroupError) -> bool {
+    let errno = match error {
+        CgroupError::NotUnified(_) => None,
+        CgroupError::Path(error) => error.errno(),
+        CgroupError::Kernel { errno, .. } => Some(*errno),
+    };
+    matches!(errno, Some(Errno::NOENT | Errno::NODEV))
+}
+
+/// Opens the group at `path`, which is one of ours.
+fn open(path: &str) -> Result<Cgroup, CgroupError> {
+    let in_slice = path
+        .strip_prefix('/')
+        .and_then(|path| path.strip_prefix(SLICE));
+    let in_slice = in_slice.ok_or_else(|| CgroupError::NotUnified(path.to_owned()))?;
+    Cgroup::open(SLICE_DIRECTORY, in_slice)
+}
+
+/// Whether anything runs in the group at `path`.
+pub(super) fn is_populated(path: &str) -> Result<bool, CgroupError> {
+    match open(path).and_then(|group| group.is_populated()) {
+        Err(error) if is_gone(&error) => Ok(false),
+        populated => populated,
+    }
+}
+
+/// Kills all that runs in the group at `path` and waits until it is empty or gone; whether it is.
+/// Where the tree cannot be written it only waits.
+pub(super) fn kill(path: &str) -> Result<bool, CgroupError> {
+    let killed = open(path).and_then(|group| {
+        match group.kill() {
+            Err(error) if !is_missing(&error) => return Err(error),
+            _ => {}
+        }
+        let now = Instant::now();
+        group.wait_empty(now.checked_add(KILL_LIMIT).unwrap_or(now))
+    });
+    match killed {
+        Err(error) if is_gone(&error) => Ok(true),
+        killed => killed,
+    }
+}
+
+/// Removes an empty group that systemd does not: it was made by hand.
+pub(super) fn remove(systemd: bool, vm: &VmRef) -> Result<(), Refusal> {
+    if systemd {
+        return Ok(());
+    }
+    let removed = Cgroup::open(SLICE_DIRECTORY, "/").and_then(|slice| slice.remove(&vm.scope()));
+    match removed {
+        Err(error) if !is_missing(&error) => {
+            Err(failed(format!("remove the control group of {vm}"), &error))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The VMs that groups are named for.
+pub(super) fn list() -> Result<Vec<VmId>, PathError> {
+    let slice = match Dir::open(SLICE_DIRECTORY) {
+        Err(error) if error.errno() == Some(Errno::NOENT) => return Ok(Vec::new()),
+        slice => slice?,
+    };
+    let names = slice.names(MAX_SEARCHED)?;
+    let digits = |name: &str| {
+        let digits = name.strip_prefix("banger-vm-")?.strip_suffix(".scope")?;
+        VmId::parse(&format!("vm-{digits}")).ok()
+    };
+    Ok(names.iter().filter_map(|name| digits(name)).collect())
+}

@@ -1,0 +1,191 @@
+//! Every verb with a fault at each of its steps: the kernel refuses one system call, or the
+//! helper is killed at it. Faults are injected by strace, into the real program.
+
+use crate::host::{Host, State, bridge, create_tap, needs_rules, reclaim, vm};
+use banger_priv::{ClientError, Request};
+
+/// The system calls that change something: netlink, ioctl of the tap, the ledger's files, nft.
+const CALLS: [&str; 6] = [
+    "sendto", "ioctl", "openat2", "renameat", "unlinkat", "execveat",
+];
+
+/// The first steps, and ever fewer of the later ones: each takes seconds on an emulated host.
+fn steps() -> impl Iterator<Item = u32> {
+    let every = if std::env::var_os("BANGER_EVERY_STEP").is_some() {
+        1
+    } else {
+        4
+    };
+    std::iter::successors(Some(1), move |step| Some(step + 1 + (every - 1) * step / 8))
+        .take_while(|step| *step < 300)
+}
+
+/// Attaches strace to the helper for as long as `work` takes.
+fn with_fault<T>(host: &Host, fault: &str, work: impl FnOnce() -> T) -> T {
+    let pid = host.helper_pid().to_string();
+    let log = host.path("strace");
+    let mut strace = std::process::Command::new("strace")
+        .args(["-f", "-qq", "-e", "signal=none", "-e", fault, "-o"])
+        .arg(&log)
+        .args(["-p", &pid])
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    // It traces once the kernel says so, of every thread.
+    let traced = format!("TracerPid:\t{}\n", strace.id());
+    let is_traced = |task: std::io::Result<std::fs::DirEntry>| {
+        let status = task.unwrap().path().join("status");
+        std::fs::read_to_string(status).is_ok_and(|status| status.contains(&traced))
+    };
+    let tasks = format!("/proc/{pid}/task");
+    while !std::fs::read_dir(&tasks).unwrap().all(is_traced) {
+        assert!(strace.try_wait().unwrap().is_none(), "strace ended");
+        std::thread::yield_now();
+    }
+    let result = work();
+    rustix::process::kill_process(
+        rustix::process::Pid::from_child(&strace),
+        rustix::process::Signal::INT,
+    )
+    .ok();
+    strace.wait().unwrap();
+    result
+}
+
+fn prepared(before: &[Request]) -> Host {
+    let host = Host::new();
+    host.run("ip link add up0 type dummy");
+    host.run("ip address add 192.168.77.2/24 dev up0");
+    host.run("ip link set up0 up");
+    host.run("ip route add default via 192.168.77.1");
+    for request in before {
+        host.done(request);
+    }
+    host
+}
+
+fn tap() -> Request {
+    create_tap(&vm(7), 2)
+}
+
+fn nat() -> Request {
+    Request::EnsureNat(vm(7))
+}
+
+/// Has the kernel refuse each step of `request`, which is asked for after `before`; hands the
+/// refusal to `check`, with the state before it.
+fn refuse_each(before: &[Request], request: &Request, check: impl Fn(&Host, State, &str)) {
+    for call in CALLS {
+        let mut host = prepared(before);
+        let mut refusals = 0;
+        for step in steps() {
+            let state = host.state();
+            let fault = format!("inject={call}:error=ENOMEM:when={step}");
+            match with_fault(&host, &fault, || host.call(request)) {
+                Ok(_) => break,
+                Err(ClientError::Refused(refusal)) => {
+                    check(&host, state, &format!("{call} {step}: {refusal}"));
+                }
+                Err(error) => panic!("{call} {step}: {error}\n{}", host.log()),
+            }
+            refusals += 1;
+        }
+        println!("{call}: {refusals} refusals");
+        host.done(request);
+        let (said, is_clean) = host.tear_down();
+        assert!(is_clean, "{call}: {said}");
+    }
+}
+
+fn as_before(host: &Host, state: State, when: &str) {
+    host.state().assert_is(&state, when);
+}
+
+#[test]
+fn net_ensure_bridge_fault_at_any_step_leaves_host_and_ledger_as_before() {
+    needs_rules!();
+    refuse_each(&[], &bridge(), as_before);
+}
+
+#[test]
+fn net_create_tap_fault_at_any_step_leaves_host_and_ledger_as_before() {
+    needs_rules!();
+    refuse_each(&[bridge()], &tap(), as_before);
+}
+
+#[test]
+fn net_ensure_nat_fault_at_any_step_leaves_host_and_ledger_as_before() {
+    needs_rules!();
+    refuse_each(&[bridge(), tap()], &nat(), as_before);
+}
+
+#[test]
+fn net_remove_tap_fault_at_any_step_leaves_what_the_next_one_takes() {
+    needs_rules!();
+    refuse_each(
+        &[bridge(), tap(), nat()],
+        &Request::RemoveTap(vm(7)),
+        |host, _, _| {
+            host.done(&Request::RemoveTap(vm(7)));
+            assert!(host.status().vms.is_empty());
+            host.done(&tap());
+            host.done(&nat());
+        },
+    );
+}
+
+/// Kills the helper at each step of `request`: the next one makes up for it.
+fn kill_at_each(before: &[Request], request: &Request) {
+    for call in ["sendto", "ioctl", "renameat"] {
+        let mut kills = 0;
+        for step in steps() {
+            let mut host = prepared(&[]);
+            let clean = host.state();
+            for request in before {
+                host.done(request);
+            }
+            let fault = format!("inject={call}:signal=KILL:when={step}");
+            let answer = with_fault(&host, &fault, || host.call(request));
+            if answer.is_ok() {
+                break;
+            }
+            assert!(matches!(answer, Err(ClientError::Lost(_))), "{answer:?}");
+            kills += 1;
+            host.wait();
+            host.start();
+            host.done(&reclaim(&[]));
+            assert!(!host.run("ip -o link show").contains("tap-"));
+            // What was half made is completed, and what is complete is taken away.
+            host.done(&bridge());
+            host.done(&tap());
+            let (said, is_clean) = host.tear_down();
+            assert!(is_clean, "{said}");
+            host.state().assert_is(&clean, &format!("{call} {step}"));
+        }
+        println!("{call}: {kills} kills");
+    }
+}
+
+#[test]
+fn net_c1_ensure_bridge_killed_at_any_step_leaks_nothing() {
+    needs_rules!();
+    kill_at_each(&[], &bridge());
+}
+
+#[test]
+fn net_c1_create_tap_killed_at_any_step_leaks_nothing() {
+    needs_rules!();
+    kill_at_each(&[bridge()], &tap());
+}
+
+#[test]
+fn net_c1_ensure_nat_killed_at_any_step_leaks_nothing() {
+    needs_rules!();
+    kill_at_each(&[bridge(), tap()], &nat());
+}
+
+#[test]
+fn net_c1_remove_tap_killed_at_any_step_leaks_nothing() {
+    needs_rules!();
+    kill_at_each(&[bridge(), tap(), nat()], &Request::RemoveTap(vm(7)));
+}
