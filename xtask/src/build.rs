@@ -8,8 +8,8 @@ use std::path::PathBuf;
 /// The target that the static agent is built for. Naming it keeps its flags off proc macros.
 const TARGET: &str = "x86_64-unknown-linux-gnu";
 
-/// Builds everything in release mode and returns the directory with `banger`, `bangerd`
-/// and `banger-agent` (static: it runs in any guest).
+/// Builds everything in release mode and returns the directory with `banger`, `bangerd`,
+/// `bangerd-root` and `banger-agent` (static: it runs in any guest).
 pub(crate) fn dist() -> Result<PathBuf> {
     must(&mut cargo(&[
         "build",
@@ -18,6 +18,8 @@ pub(crate) fn dist() -> Result<PathBuf> {
         "banger",
         "--package",
         "bangerd",
+        "--package",
+        "bangerd-root",
     ]))?;
     must(
         cargo(&[
@@ -36,6 +38,7 @@ pub(crate) fn dist() -> Result<PathBuf> {
     for (from, name) in [
         ("release", "banger"),
         ("release", "bangerd"),
+        ("release", "bangerd-root"),
         ("x86_64-unknown-linux-gnu/release", "banger-agent"),
     ] {
         // By rename: a running daemon keeps the file it was started from.

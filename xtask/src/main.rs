@@ -12,6 +12,7 @@ mod lab;
 mod lint;
 mod smoke;
 mod suite;
+mod tcb;
 mod trial;
 
 use anyhow::{Result, bail};
@@ -27,6 +28,7 @@ cargo xtask CHORE
                NAME picks tests by a part of their name
   lint         formatting, clippy and the rules of ARCHITECTURE.md
   smoke [NAME] the promises on a KVM host: in the lab, by Firecracker (JOBS=4)
+  tcb          how large the trusted base is, against its budget
   bench boot   our boot and exec against the raw engine's [--runs N] [--json FILE],
                in the lab by Firecracker with --lab [--lean BANGER_HOME]
   lab VERB     an emulated host with systemd, KVM and Firecracker (cargo xtask lab help)";
@@ -54,6 +56,7 @@ fn dispatch(args: &[&str]) -> Result<ExitCode> {
         ["test", filter @ ..] => suite::run(filter),
         ["lint"] => lint::run(),
         ["smoke", filter @ ..] => smoke::run(filter),
+        ["tcb"] => tcb::run(),
         [] | ["help" | "-h" | "--help"] => {
             println!("{HELP}");
             Ok(())

@@ -39,6 +39,10 @@ const SCENARIOS: [&str; 14] = [
     "ssh::",
 ];
 
+/// The other story that can be told there, as root: an installation, from its beginning to its end.
+/// Only when it is asked for by name.
+const INSTALLED: &str = "an_installation";
+
 /// What VMs get in the lab: little, for its guests are emulated twice; and pages of 2 MiB, with
 /// which a guest boots in half the time and the emulated host lives longer.
 const CONFIG: &str = "[vm]\nmemory = \"160M\"\nnetwork = \"none\"\n[engine]\nhuge_pages = true\n";
@@ -51,6 +55,12 @@ echo '== sockets'; ss -xlHn | awk '{print $5}' | sort
 echo '== mounts'; cut -d' ' -f2,3 /proc/mounts | sort
 echo '== device mapper'; dmsetup ls; echo '== loops'; losetup -a
 echo '== cgroups'; find /sys/fs/cgroup -type d | grep -v -e 'user.slice/user-.*scope' -e 'run-' | sort
+echo '== rules'; nft -s list ruleset
+echo '== resolver'; resolvectl status --no-pager
+echo '== forwarding'; sysctl -a 2>/dev/null | grep -e '[.]forwarding' -e ip_forward | sort
+echo '== units'; systemctl list-units --all --plain --no-legend 'banger*'; ls /etc/systemd/system
+echo '== groups'; cut -d: -f1 /etc/group
+echo '== installed'; find /etc/banger /usr/lib/banger /usr/local/bin /var/lib/banger /var/lib/bangerd-root /var/cache/banger /run/banger* /etc/modules-load.d 2>/dev/null | sort
 echo '== files'; find /tmp /var/tmp /dev/shm /home /run/user -mindepth 1 2>/dev/null | grep -v systemd-private | sort
 ";
 
@@ -59,11 +69,11 @@ echo '== files'; find /tmp /var/tmp /dev/shm /home /run/user -mindepth 1 2>/dev/
 pub(crate) fn run(filter: &[&str]) -> Result<()> {
     let start = Instant::now();
     let dist = build::dist()?;
-    let promises = promises()?;
+    let tests = tests()?;
     let store = store(&dist)?;
     let prepared = start.elapsed();
     for attempt in 1.. {
-        match attempt_once(&dist, &promises, &store, filter) {
+        match attempt_once(&dist, &tests, &store, filter) {
             Err(error) if error.is::<HostDied>() && attempt == 1 => {
                 eprintln!(
                     "smoke: {error:#}\nsmoke: the lab broke, not a test; once more on a new one"
@@ -83,7 +93,13 @@ pub(crate) fn run(filter: &[&str]) -> Result<()> {
     Ok(())
 }
 
-fn attempt_once(dist: &Path, promises: &Path, store: &Path, filter: &[&str]) -> Result<()> {
+/// The two test programs.
+struct Tests {
+    promises: PathBuf,
+    installed: PathBuf,
+}
+
+fn attempt_once(dist: &Path, tests: &Tests, store: &Path, filter: &[&str]) -> Result<()> {
     let start = Instant::now();
     let lab = Lab::up(&Options {
         name: format!("smoke-{}", std::process::id()),
@@ -91,64 +107,35 @@ fn attempt_once(dist: &Path, promises: &Path, store: &Path, filter: &[&str]) -> 
         ..Options::default()
     })?;
     let up = start.elapsed();
-    lab.push(
-        &[dist.to_owned(), promises.to_owned(), store.to_owned()],
-        HOME,
-    )?;
+    let pushed = [dist, &tests.promises, &tests.installed, store];
+    lab.push(&pushed.map(Path::to_owned), HOME)?;
     must_in(&lab, &["chown", "-R", "dev:dev", HOME])?;
-    let pushed = start.elapsed() - up;
+    let pushing = start.elapsed() - up;
 
     let before = look(&lab)?;
-    let name = promises
-        .file_name()
-        .and_then(|name| name.to_str())
-        .context("no name")?;
-    let jobs = std::env::var("JOBS").unwrap_or_else(|_| "4".to_owned());
-    let test = format!("{HOME}/{name}");
-    let threads = format!("--test-threads={jobs}");
-    let dist = format!("BANGER_E2E_DIST={HOME}/dist");
-    let store = format!("BANGER_E2E_STORE={HOME}/e2e-store");
-    let config = format!("BANGER_E2E_CONFIG={CONFIG}");
-    let mut argv = vec![
-        "setpriv",
-        "--reuid=dev",
-        "--regid=dev",
-        "--init-groups",
-        "--",
-        "env",
-        "-C",
-        "/home/dev",
-        &dist,
-        &store,
-        &config,
-        "RUST_BACKTRACE=0",
-        &test,
-        &threads,
-    ];
-    argv.extend(if filter.is_empty() {
-        &SCENARIOS[..]
+    let is_told = filter.iter().any(|part| INSTALLED.contains(part));
+    let scenarios: Vec<&str> = if filter.is_empty() {
+        SCENARIOS.to_vec()
     } else {
-        filter
-    });
-    let Output {
-        code,
-        stdout,
-        stderr,
-    } = lab.run(&argv, LIMIT)?;
-    print!("{}", String::from_utf8_lossy(&stdout));
-    eprint!("{}", String::from_utf8_lossy(&stderr));
-    let ran = start.elapsed() - up - pushed;
+        filter.to_vec()
+    };
+    let jobs = std::env::var("JOBS").unwrap_or_else(|_| "4".to_owned());
+    let mut codes = vec![tell(&lab, "dev", &tests.promises, &jobs, &scenarios)?];
+    if is_told {
+        codes.push(tell(&lab, "root", &tests.installed, "1", &[INSTALLED])?);
+    }
+    let ran = start.elapsed() - up - pushing;
 
     let after = look(&lab)?;
     lab.down()?;
     println!(
         "smoke: lab up {:.1} s, pushed {:.1} s, scenarios {:.1} s",
         up.as_secs_f64(),
-        pushed.as_secs_f64(),
+        pushing.as_secs_f64(),
         ran.as_secs_f64()
     );
-    if code != 0 {
-        bail!("scenarios failed (exit code {code})");
+    if codes.iter().any(|code| *code != 0) {
+        bail!("scenarios failed (exit codes {codes:?})");
     }
     let left = difference(&before, &after);
     if !left.is_empty() {
@@ -156,6 +143,30 @@ fn attempt_once(dist: &Path, promises: &Path, store: &Path, filter: &[&str]) -> 
     }
     println!("smoke: the host is as it was");
     Ok(())
+}
+
+/// Runs a test program in the lab as `user`; what it says is printed, its exit code returned.
+fn tell(lab: &Lab, user: &str, test: &Path, jobs: &str, scenarios: &[&str]) -> Result<i32> {
+    let name = test.file_name().and_then(|name| name.to_str());
+    let test = format!("{HOME}/{}", name.context("no name")?);
+    let (reuid, regid) = (format!("--reuid={user}"), format!("--regid={user}"));
+    let home = if user == "root" { "/root" } else { "/home/dev" };
+    let threads = format!("--test-threads={jobs}");
+    let dist = format!("BANGER_E2E_DIST={HOME}/dist");
+    let store = format!("BANGER_E2E_STORE={HOME}/e2e-store");
+    let config = format!("BANGER_E2E_CONFIG={CONFIG}");
+    let mut argv = vec!["setpriv", &reuid, &regid, "--init-groups", "--"];
+    argv.extend(["env", "-C", home, &dist, &store, &config]);
+    argv.extend(["RUST_BACKTRACE=0", &test, &threads, "--show-output"]);
+    argv.extend(scenarios);
+    let Output {
+        code,
+        stdout,
+        stderr,
+    } = lab.run(&argv, LIMIT)?;
+    print!("{}", String::from_utf8_lossy(&stdout));
+    eprint!("{}", String::from_utf8_lossy(&stderr));
+    Ok(code)
 }
 
 fn must_in(lab: &Lab, argv: &[&str]) -> Result<Vec<u8>> {
@@ -192,31 +203,31 @@ fn difference(before: &str, after: &str) -> Vec<String> {
     lines
 }
 
-/// Builds the promises' test program and returns its path.
-fn promises() -> Result<PathBuf> {
-    let output = cargo(&[
-        "test",
-        "--package",
-        "e2e",
-        "--test",
-        "promises",
-        "--no-run",
-        "--message-format=json",
-    ])
-    .output()
-    .context("build the promises")?;
+/// Builds the test programs.
+fn tests() -> Result<Tests> {
+    let args = "test --package e2e --test promises --test installed --no-run --message-format=json";
+    let output = cargo(&args.split(' ').collect::<Vec<_>>())
+        .output()
+        .context("build the end-to-end tests")?;
     if !output.status.success() {
         bail!(
-            "build the promises: {}",
+            "build the end-to-end tests: {}",
             String::from_utf8_lossy(&output.stderr)
         );
     }
-    let path = String::from_utf8_lossy(&output.stdout)
-        .lines()
-        .filter_map(|line| serde_json::from_str::<Value>(line).ok())
-        .filter_map(|message| message["executable"].as_str().map(PathBuf::from))
-        .next_back();
-    path.context("cargo built no test program")
+    let text = String::from_utf8_lossy(&output.stdout);
+    let built = |name: &str| {
+        text.lines()
+            .filter_map(|line| serde_json::from_str::<Value>(line).ok())
+            .filter(|message| message["target"]["name"] == name)
+            .filter_map(|message| message["executable"].as_str().map(PathBuf::from))
+            .next_back()
+            .with_context(|| format!("cargo built no {name:?}"))
+    };
+    Ok(Tests {
+        promises: built("promises")?,
+        installed: built("installed")?,
+    })
 }
 
 /// The store that all end-to-end tests share, provisioned.

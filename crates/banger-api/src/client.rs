@@ -35,12 +35,14 @@ pub enum ClientError {
         source: io::Error,
     },
     /// Somebody else's process listens on the socket; nothing was sent to it.
-    #[error("trust the daemon at {socket:?}: it runs as uid {uid}, not as yours")]
+    #[error("trust the daemon at {socket:?}: it runs as uid {uid}, not as {expected}")]
     Impostor {
         /// The socket.
         socket: PathBuf,
         /// Whose process listens.
         uid: u32,
+        /// Whose should.
+        expected: u32,
     },
     /// The daemon said no.
     #[error(transparent)]
@@ -60,13 +62,24 @@ pub enum ClientError {
 #[derive(Debug, Clone)]
 pub struct Client {
     socket: PathBuf,
+    server: u32,
 }
 
 impl Client {
-    /// A client for the daemon at `socket`. Nothing is connected yet.
+    /// A client for this user's daemon at `socket`. Nothing is connected yet.
     pub fn new(socket: impl Into<PathBuf>) -> Self {
         Self {
             socket: socket.into(),
+            server: rustix::process::geteuid().as_raw(),
+        }
+    }
+
+    /// The same for the daemon of the user with this id: for root, who looks after it.
+    #[must_use]
+    pub fn served_by(self, uid: u32) -> Self {
+        Self {
+            server: uid,
+            ..self
         }
     }
 
@@ -75,7 +88,7 @@ impl Client {
         &self.socket
     }
 
-    /// Connects and checks that the process at the other end runs as this user.
+    /// Connects and checks that the process at the other end runs as the user it should.
     pub async fn connect(&self) -> Result<UnixStream, ClientError> {
         let unreachable = |source| ClientError::Unreachable {
             socket: self.socket.clone(),
@@ -85,10 +98,11 @@ impl Client {
             .await
             .map_err(unreachable)?;
         let uid = stream.peer_cred().map_err(unreachable)?.uid();
-        if uid != rustix::process::geteuid().as_raw() {
+        if uid != self.server {
             return Err(ClientError::Impostor {
                 socket: self.socket.clone(),
                 uid,
+                expected: self.server,
             });
         }
         Ok(stream)

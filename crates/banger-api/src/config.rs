@@ -1,7 +1,7 @@
 //! The configuration's shape, the same in `config.toml` and on the wire.
 
 use crate::{InitMode, NetworkMode};
-use banger_names::ByteSize;
+use banger_names::{BridgeName, ByteSize, Subnet};
 use serde::{Deserialize, Deserializer, Serialize};
 use utoipa::ToSchema;
 
@@ -15,6 +15,8 @@ pub struct Config {
     pub debian: DebianConfig,
     /// What runs VMs.
     pub engine: EngineConfig,
+    /// The VMs' network.
+    pub network: NetworkConfig,
     /// The daemon.
     pub daemon: DaemonConfig,
 }
@@ -35,8 +37,8 @@ pub struct VmDefaults {
     #[serde(deserialize_with = "size_or_text")]
     #[schema(value_type = u64)]
     pub disk: ByteSize,
-    /// The network.
-    pub network: NetworkMode,
+    /// The network; `nat` where the root helper can give it when left out, else `user`.
+    pub network: Option<NetworkMode>,
     /// Who is PID 1.
     pub init: InitMode,
 }
@@ -48,7 +50,7 @@ impl Default for VmDefaults {
             cpus: 1,
             memory: ByteSize::gib(1),
             disk: ByteSize::gib(16),
-            network: NetworkMode::User,
+            network: None,
             init: InitMode::Agent,
         }
     }
@@ -106,10 +108,47 @@ pub enum Accel {
     Tcg,
 }
 
+/// The network of VMs with `nat`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct NetworkConfig {
+    /// The host's own address on the bridge and the prefix length of the VMs' subnet, which
+    /// must be private and nobody else's.
+    #[schema(value_type = String)]
+    pub subnet: Subnet,
+    /// The bridge: `br-fc`, or `br-fc-` and a suffix.
+    #[schema(value_type = String)]
+    pub bridge: BridgeName,
+}
+
+impl Default for NetworkConfig {
+    fn default() -> Self {
+        Self {
+            subnet: Subnet::parse("172.30.0.1/24").expect("it is a private subnet"),
+            bridge: BridgeName::parse("br-fc").expect("it is a bridge's name"),
+        }
+    }
+}
+
+/// Who does for the daemon what needs root.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum DaemonMode {
+    /// The installed helper, if this daemon may talk to it; else nobody.
+    #[default]
+    Auto,
+    /// Nobody.
+    Rootless,
+    /// A helper of the daemon's own, started as root: directly, or by `sudo -n`.
+    Local,
+}
+
 /// The daemon.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct DaemonConfig {
+    /// Who does what needs root; read when the daemon starts.
+    pub mode: DaemonMode,
     /// A daemon that the command line started ends after so many seconds without a client or
     /// a running VM; 0: never.
     pub idle_exit_seconds: u32,
@@ -122,6 +161,7 @@ pub struct DaemonConfig {
 impl Default for DaemonConfig {
     fn default() -> Self {
         Self {
+            mode: DaemonMode::Auto,
             idle_exit_seconds: 900,
             log_cap: ByteSize::mib(4),
         }

@@ -14,17 +14,22 @@ pub mod client;
 mod config;
 mod dirs;
 mod image;
+mod install;
 mod problem;
 pub mod stream;
 mod system;
 mod vm;
 
-pub use config::{Accel, Config, DaemonConfig, DebianConfig, EngineConfig, EngineName, VmDefaults};
+pub use config::{
+    Accel, Config, DaemonConfig, DaemonMode, DebianConfig, EngineConfig, EngineName, NetworkConfig,
+    VmDefaults,
+};
 pub use dirs::{Dirs, DirsError};
 pub use image::{
     AddImage, AddKernel, BuildImage, BuildKernel, ImageView, ImportImage, ImportKernel, KernelView,
     PullKernel, SetDefaultKernel,
 };
+pub use install::{Install, InstallError, InstallPaths, Owner};
 pub use problem::{Problem, ProblemBody, ProblemCode};
 pub use stream::{Progress, Step};
 pub use system::{Check, CheckStatus, EngineView, HostView, VersionView};

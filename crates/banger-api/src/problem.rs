@@ -17,6 +17,8 @@ pub enum ProblemCode {
     Permission,
     /// This host cannot do it (a program, KVM or a kernel feature is missing).
     HostUnsupported,
+    /// This daemon is confined and makes no kernels and images; a builder on its store does.
+    NeedsBuilder,
     /// A signature, digest or host key is not the one expected.
     Verification,
     /// A limit is reached: disk, memory, descriptors, count.
@@ -42,6 +44,7 @@ impl ProblemCode {
             Self::NotFound => 404,
             Self::Conflict | Self::VmGone => 409,
             Self::Verification => 422,
+            Self::NeedsBuilder => 424,
             Self::Cancelled => 499,
             Self::Internal => 500,
             Self::HostUnsupported => 501,

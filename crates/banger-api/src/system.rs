@@ -19,7 +19,7 @@ pub struct VersionView {
 /// What the daemon found on its host and chose.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct HostView {
-    /// How VMs get their privileges; `rootless` so far.
+    /// How VMs get their privileges; `system`, `local` or `rootless`.
     pub mode: String,
     /// What runs VMs; `None` if nothing can.
     pub engine: Option<EngineView>,

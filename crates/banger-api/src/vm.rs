@@ -4,6 +4,7 @@ use banger_guest::request::Exec;
 use banger_names::{ByteSize, Digest, VmId, VmName};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
 use utoipa::ToSchema;
 
 /// A VM as asked for; what is left out comes from the configuration.
@@ -37,6 +38,9 @@ pub struct VmSpec {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum NetworkMode {
+    /// The host's bridge: the guest has an address of its own and reaches outward by it; nothing
+    /// but the host reaches the guest. Needs the root helper.
+    Nat,
     /// User-mode networking: the guest reaches what the host reaches, nothing reaches the guest.
     #[default]
     User,
@@ -196,6 +200,9 @@ pub struct VmView {
     pub disk_used: ByteSize,
     /// The network.
     pub network: NetworkMode,
+    /// Its address on the host's bridge, with network `nat`.
+    #[schema(value_type = Option<String>)]
+    pub address: Option<Ipv4Addr>,
     /// Who is PID 1.
     pub init: InitMode,
     /// Whether it goes away with the run that made it.

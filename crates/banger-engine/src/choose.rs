@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::firecracker::{Firecracker, NO_NETWORK};
+use crate::firecracker::{Firecracker, NO_NETWORK, NO_USER_NETWORK};
 use crate::host::Host;
-use crate::qemu::Qemu;
+use crate::qemu::{NO_TAP, Qemu};
 use crate::{Engine, EngineError, Kvm, NetworkMode};
 
 /// The engines.
@@ -48,6 +48,8 @@ pub struct Wish {
     pub accel: Option<Accel>,
     /// The network that the VM needs.
     pub network: NetworkMode,
+    /// Whether Firecracker runs in jails ([`crate::Place::jail`]) that somebody makes.
+    pub jailed: bool,
 }
 
 /// What was decided.
@@ -74,6 +76,10 @@ impl Host {
             EngineKind::Qemu => {
                 Arc::new(Qemu::new(self.qemu.clone()?, choice.accel, choice.why)) as Arc<dyn Engine>
             }
+            EngineKind::Firecracker if wish.jailed => {
+                let found = self.firecracker.as_ref().ok();
+                Arc::new(Firecracker::jailed(found.map(|found| found.version)))
+            }
             EngineKind::Firecracker => Arc::new(Firecracker::new(self.firecracker.clone()?)),
         })
     }
@@ -92,10 +98,22 @@ pub(crate) fn decide(host: &Host, wish: &Wish) -> Result<Choice, EngineError> {
             reason: obstacle.reason,
             fix: obstacle.fix,
         }),
+        (_, Some(obstacle)) if wish.network == NetworkMode::Nat => Err(EngineError::Unfit {
+            engine: EngineKind::Firecracker,
+            reason: obstacle.reason,
+            fix: obstacle.fix,
+        }),
+        (Some(EngineKind::Qemu), None) if wish.network == NetworkMode::Nat => {
+            Err(EngineError::Unfit {
+                engine: EngineKind::Qemu,
+                reason: NO_TAP.into(),
+                fix: "use --network user, or leave engine.prefer out of the configuration".into(),
+            })
+        }
         (Some(EngineKind::Qemu), _) => qemu(host, wish, "asked for"),
         (None, Some(_)) => match &host.firecracker {
             Ok(found) => {
-                let why = format!("not Firecracker {}: {NO_NETWORK}", found.version);
+                let why = format!("not Firecracker {}: {}", found.version, no_network(wish));
                 qemu(host, wish, &why)
             }
             Err(_) => qemu(host, wish, ""),
@@ -112,10 +130,23 @@ fn firecracker_obstacle(host: &Host, wish: &Wish) -> Option<Obstacle> {
             fix: fix.to_owned(),
         })
     };
-    if let Err(missing) = &host.firecracker {
+    if wish.network == NetworkMode::Nat && !wish.jailed {
+        return obstacle(
+            "a network by NAT needs root, and banger has none here",
+            "sudo banger system install, or use --network user",
+        );
+    }
+    if let Err(missing) = &host.firecracker
+        && !wish.jailed
+    {
         return obstacle(&missing.reason, &missing.fix);
     }
-    if let Kvm::Unusable { reason, fix } = &host.kvm {
+    let kvm = if wish.jailed {
+        &host.kvm_of_jails
+    } else {
+        &host.kvm
+    };
+    if let Kvm::Unusable { reason, fix } = kvm {
         let fix = fix.as_deref().unwrap_or("set engine.prefer to \"qemu\"");
         return obstacle(reason, fix);
     }
@@ -126,11 +157,20 @@ fn firecracker_obstacle(host: &Host, wish: &Wish) -> Option<Obstacle> {
         );
     }
     match wish.network {
-        NetworkMode::None => None,
+        NetworkMode::None | NetworkMode::Nat => None,
         NetworkMode::User => obstacle(
-            NO_NETWORK,
+            no_network(wish),
             "use --network none, or leave engine.prefer out of the configuration",
         ),
+    }
+}
+
+/// Why a VM with user-mode networking does not run under Firecracker.
+fn no_network(wish: &Wish) -> &'static str {
+    if wish.jailed {
+        NO_USER_NETWORK
+    } else {
+        NO_NETWORK
     }
 }
 
@@ -176,6 +216,7 @@ mod tests {
         engine: None,
         accel: None,
         network: NetworkMode::None,
+        jailed: false,
     };
     const NETWORKED: Wish = Wish {
         network: NetworkMode::User,
@@ -194,6 +235,7 @@ mod tests {
             qemu: Ok(found("qemu-system-x86_64", Version::new(7, 2, 22))),
             firecracker: Ok(found("firecracker", Version::new(1, 12, 1))),
             kvm: Kvm::Works,
+            kvm_of_jails: Kvm::Works,
         }
     }
 
@@ -313,6 +355,59 @@ mod tests {
         };
         let error = decide(&none, &wish).unwrap_err();
         assert_eq!(error.fix(), Some("install qemu-system-x86_64"));
+    }
+
+    #[test]
+    fn nat_is_firecrackers_in_a_jail_or_nobodys() {
+        let nat = Wish {
+            network: NetworkMode::Nat,
+            jailed: true,
+            ..PLAIN
+        };
+        // Our own rights to KVM and our own Firecracker do not count.
+        let bare = Host {
+            firecracker: Err(missing("firecracker")),
+            ..without_kvm()
+        };
+        for host in [&host(), &bare] {
+            assert_eq!(choice(host, nat).0, EngineKind::Firecracker);
+        }
+        assert_eq!(choice(&host(), nat).2, "Firecracker 1.12.1, KVM, jailed");
+        let jailed_user = Wish {
+            network: NetworkMode::User,
+            ..nat
+        };
+        let (kind, _, text) = choice(&host(), jailed_user);
+        assert_eq!(kind, EngineKind::Qemu);
+        assert!(text.contains("no user-mode network"), "{text}");
+
+        let hidden = Host {
+            kvm_of_jails: without_kvm().kvm,
+            ..host()
+        };
+        for (host, wish, word) in [
+            (&hidden, nat, "svm"),
+            (
+                &host(),
+                Wish {
+                    jailed: false,
+                    ..nat
+                },
+                "needs root",
+            ),
+            (
+                &host(),
+                Wish {
+                    engine: Some(EngineKind::Qemu),
+                    ..nat
+                },
+                "tap",
+            ),
+        ] {
+            let error = decide(host, &wish).unwrap_err();
+            assert!(error.to_string().contains(word), "{error}");
+            assert!(error.fix().is_some());
+        }
     }
 
     #[test]

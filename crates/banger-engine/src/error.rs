@@ -66,6 +66,14 @@ pub enum EngineError {
         /// Why it failed.
         source: io::Error,
     },
+    /// The VMM's jail failed.
+    #[error("{step} in its jail")]
+    Jail {
+        /// The step, as a verb and an object.
+        step: &'static str,
+        /// Why it failed.
+        source: crate::JailError,
+    },
     /// The process is not the one that was recorded, or is gone.
     #[error("adopt process {pid}: {reason}")]
     NotOurs {
@@ -106,6 +114,11 @@ impl EngineError {
             Self::Kvm { fix, .. } => fix.as_deref(),
             _ => None,
         }
+    }
+
+    /// For `map_err`: a failure of the jail at this step.
+    pub(crate) fn jail(step: &'static str) -> impl FnOnce(crate::JailError) -> Self {
+        move |source| Self::Jail { step, source }
     }
 
     /// For `map_err`: an I/O error of the step, written as a verb and an object.

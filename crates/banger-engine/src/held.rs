@@ -11,7 +11,7 @@ use tokio::task::{AbortHandle, JoinHandle};
 use crate::exit::{Announced, Facts, judge};
 use crate::log::tail;
 use crate::process::{Ended, Process};
-use crate::{EngineError, ExitReason, Place, ProcessId, VmmExit};
+use crate::{EngineError, ExitReason, Jail, Place, ProcessId, VmmExit};
 
 /// The log of what the guest writes.
 pub(crate) const CONSOLE_LOG: &str = "console.log";
@@ -43,11 +43,59 @@ pub(crate) struct LastWords {
     pub(crate) detail: String,
 }
 
+/// A VMM's process, and who can end it.
+#[derive(Debug, Clone)]
+pub(crate) enum Vmm {
+    /// We, it is our own.
+    Ours(Process),
+    /// Its jail.
+    Jailed(Process, Arc<dyn Jail>),
+}
+
+impl Vmm {
+    fn process(&self) -> &Process {
+        match self {
+            Self::Ours(process) | Self::Jailed(process, _) => process,
+        }
+    }
+
+    async fn kill(&self) -> Result<(), EngineError> {
+        match self {
+            Self::Ours(process) => process
+                .kill()
+                .map_err(EngineError::io(format!("kill process {}", process.id.pid))),
+            Self::Jailed(_, jail) => jail.kill().await.map_err(EngineError::jail("kill the VMM")),
+        }
+    }
+
+    /// Waits for the end, and removes what it leaves.
+    async fn ended(&self) -> Ended {
+        let unseen = |error| {
+            crate::warn_io("watch the VMM's process", &error);
+            Ended::default()
+        };
+        match self {
+            Self::Ours(process) => process.ended().await.unwrap_or_else(unseen),
+            Self::Jailed(process, jail) => {
+                let gone = process.gone().await.map(|()| Ended::default());
+                let ended = gone.unwrap_or_else(unseen);
+                match jail.clean_up().await {
+                    Ok(code) => code.map_or(ended, Ended::of_shell_code),
+                    Err(error) => {
+                        tracing::warn!(error = %error, "remove the jail of a VMM that has ended");
+                        ended
+                    }
+                }
+            }
+        }
+    }
+}
+
 /// A held VMM. Dropping it stops reading what the VMM says. The watch for the end goes on:
 /// a child must be reaped whoever holds it.
 #[derive(Debug)]
 pub(crate) struct Held {
-    process: Process,
+    vmm: Vmm,
     kill_asked: Arc<AtomicBool>,
     exit: watch::Receiver<Option<VmmExit>>,
     readers: Vec<AbortHandle>,
@@ -64,7 +112,7 @@ impl Drop for Held {
 impl Held {
     /// Watches a VMM until its end. `understand` is then given the last lines of `vmm.log`.
     pub(crate) fn watch(
-        process: Process,
+        vmm: Vmm,
         sources: Sources,
         place: &Place,
         understand: impl FnOnce(String) -> LastWords + Send + 'static,
@@ -75,19 +123,16 @@ impl Held {
         let (tell, exit) = watch::channel(None);
         let asked = Arc::clone(&kill_asked);
         let vmm_log = place.log_dir.join(VMM_LOG);
-        let watched = process.clone();
+        let watched = vmm.clone();
         drop(tokio::spawn(async move {
-            let ended = watched.ended().await.unwrap_or_else(|error| {
-                crate::warn_io("watch the VMM's process", &error);
-                Ended::default()
-            });
+            let ended = watched.ended().await;
             let panic = last_of(sources).await;
             let words = understand(last_lines(vmm_log).await);
             let kill_asked = asked.load(Ordering::SeqCst);
             tell.send_replace(Some(told(ended, kill_asked, panic, words)));
         }));
         Self {
-            process,
+            vmm,
             kill_asked,
             exit,
             readers,
@@ -96,16 +141,13 @@ impl Held {
 
     /// The VMM's process.
     pub(crate) fn process(&self) -> &ProcessId {
-        &self.process.id
+        &self.vmm.process().id
     }
 
     /// See [`crate::Machine::kill`].
     pub(crate) async fn kill(&self) -> Result<(), EngineError> {
         self.kill_asked.store(true, Ordering::SeqCst);
-        self.process.kill().map_err(EngineError::io(format!(
-            "kill process {}",
-            self.process.id.pid
-        )))?;
+        self.vmm.kill().await?;
         self.wait().await;
         Ok(())
     }

@@ -13,6 +13,8 @@ pub struct Host {
     pub(crate) qemu: Result<Found, Missing>,
     pub(crate) firecracker: Result<Found, Missing>,
     pub(crate) kvm: Kvm,
+    /// What KVM is good for to a VMM in a jail.
+    pub(crate) kvm_of_jails: Kvm,
 }
 
 /// Something a doctor has looked at.
@@ -47,14 +49,49 @@ impl Host {
             qemu: qemu::find(),
             firecracker: firecracker::find(),
             kvm: probe_kvm(),
+            kvm_of_jails: crate::kvm::probe_kvm_of_jails(),
         }
     }
 
-    /// What a doctor says of it.
-    pub fn findings(&self) -> Vec<Finding> {
+    /// Whether a Firecracker in a jail can run here.
+    pub fn can_jail(&self) -> bool {
+        self.kvm_of_jails == Kvm::Works
+    }
+
+    /// What a doctor says of it, where VMs may run in jails or not.
+    pub fn findings(&self, jailed: bool) -> Vec<Finding> {
+        if jailed && self.can_jail() {
+            return self.findings_of_jails();
+        }
         let mut findings = vec![self.qemu_finding(), self.firecracker_finding()];
         findings.extend(self.fault_findings());
         findings.push(self.kvm_finding());
+        findings
+    }
+
+    /// QEMU then only adds a network, and KVM is the jail's.
+    fn findings_of_jails(&self) -> Vec<Finding> {
+        let qemu = match &self.qemu {
+            Ok(_) => self.qemu_finding(),
+            Err(missing) => finding(
+                "qemu",
+                Level::Ok,
+                format!(
+                    "{}: {}; it is needed for --network user only",
+                    missing.program, missing.reason
+                ),
+                None,
+            ),
+        };
+        let firecracker = finding(
+            "firecracker",
+            Level::Ok,
+            "Firecracker runs VMs, in jails".into(),
+            None,
+        );
+        let kvm = finding("kvm", Level::Ok, "KVM works for jails".into(), None);
+        let mut findings = vec![qemu, firecracker, kvm];
+        findings.extend(self.fault_findings());
         findings
     }
 
@@ -143,7 +180,7 @@ impl Host {
         let Ok(found) = &self.firecracker else {
             return Vec::new();
         };
-        if !self.has_firecracker() {
+        if !self.has_firecracker() && !self.can_jail() {
             return Vec::new();
         }
         firecracker::faults_of(found.version)
@@ -211,6 +248,7 @@ mod tests {
                     fix: "get it".into(),
                 }),
             },
+            kvm_of_jails: kvm.clone(),
             kvm,
         }
     }
@@ -229,7 +267,7 @@ mod tests {
 
     #[test]
     fn findings_name_a_fix_for_what_is_missing() {
-        let findings = host(None, broken()).findings();
+        let findings = host(None, broken()).findings(false);
         let qemu = of(&findings, "qemu");
         assert_eq!(qemu.level, Level::Error);
         assert!(qemu.fix.as_ref().unwrap().contains("qemu-system-x86"));
@@ -238,7 +276,7 @@ mod tests {
         assert!(kvm.message.ends_with("using emulation"));
         assert_eq!(of(&findings, "firecracker").level, Level::Ok, "no use here");
 
-        let findings = host(None, Kvm::Works).findings();
+        let findings = host(None, Kvm::Works).findings(false);
         let firecracker = of(&findings, "firecracker");
         assert_eq!(firecracker.level, Level::Warning);
         assert_eq!(firecracker.fix.as_deref(), Some("get it"));
@@ -246,7 +284,7 @@ mod tests {
 
     #[test]
     fn findings_tell_what_firecracker_is_good_for_and_its_faults() {
-        let findings = host(Some(Version::new(1, 12, 1)), Kvm::Works).findings();
+        let findings = host(Some(Version::new(1, 12, 1)), Kvm::Works).findings(false);
         assert_eq!(of(&findings, "qemu").level, Level::Warning);
         let firecracker = of(&findings, "firecracker");
         assert_eq!(firecracker.level, Level::Ok);
@@ -255,7 +293,7 @@ mod tests {
         assert_eq!(jailer.level, Level::Warning);
         assert!(jailer.message.contains("CVE-2026-1386"), "{jailer:?}");
         assert!(jailer.fix.as_ref().unwrap().contains("1.15.1"));
-        let findings = host(Some(Version::new(1, 15, 1)), Kvm::Works).findings();
+        let findings = host(Some(Version::new(1, 15, 1)), Kvm::Works).findings(false);
         assert_eq!(findings.len(), 3, "{findings:?}");
     }
 }

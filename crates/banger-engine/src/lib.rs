@@ -17,6 +17,7 @@ mod exit;
 mod firecracker;
 mod held;
 mod host;
+mod jail;
 mod kvm;
 mod log;
 mod process;
@@ -27,6 +28,7 @@ mod spec;
 
 use std::fmt;
 use std::io;
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use banger_guest::boot::{Channel, Network};
@@ -36,9 +38,10 @@ pub use choose::{Accel, EngineKind, Wish};
 pub use error::EngineError;
 pub use exit::{ExitReason, VmmExit};
 pub use host::{Finding, Host, Level};
+pub use jail::{Jail, JailError, JailFile, JailRole, JailSockets};
 pub use kvm::{Kvm, probe_kvm};
 pub use process::ProcessId;
-pub use spec::{Cache, Drive, MachineSpec, NetworkMode, Place};
+pub use spec::{Cache, Drive, MachineSpec, NetworkMode, Place, Tap};
 
 /// A stream of bytes to and from the guest's agent.
 pub trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
@@ -57,11 +60,12 @@ pub trait Engine: Send + Sync + fmt::Debug {
     /// One line for people: name, version, acceleration and why that one.
     fn describe(&self) -> String;
 
-    /// The kernel modules its devices need, by name (as in `/proc/modules`); what
-    /// those depend on must be inserted too.
-    fn guest_modules(&self) -> &'static [&'static str];
+    /// The kernel modules that its devices need for a VM with this network, by name (as in
+    /// `/proc/modules`); what those depend on must be inserted too.
+    fn guest_modules(&self, network: NetworkMode) -> Vec<&'static str>;
 
-    /// How the guest's first network card is to be configured; `None` without a card.
+    /// How the guest's first network card is to be configured, where the engine decides that;
+    /// `None` without a card, and for one whose tap somebody else made.
     fn guest_network(&self, mode: NetworkMode) -> Option<Network>;
 
     /// How the agent will be reached.
@@ -79,7 +83,7 @@ pub trait Engine: Send + Sync + fmt::Debug {
     ) -> Result<Box<dyn Machine>, EngineError>;
 
     /// Takes over a machine that runs since before this daemon: proves by pidfd, start time
-    /// and boot id that the process is the recorded one, then reconnects.
+    /// and boot id that the process is the recorded one, or has the jail prove it, then reconnects.
     async fn adopt(
         &self,
         process: &ProcessId,
@@ -126,6 +130,12 @@ pub async fn adopt(
         EngineKind::Qemu => Box::new(qemu::adopt(process, place).await?),
         EngineKind::Firecracker => Box::new(firecracker::adopt(process, place).await?),
     })
+}
+
+/// Firecracker in a jail, whatever this host shows of it: which program that is and whether
+/// KVM works is the jail's matter.
+pub fn jailed() -> Arc<dyn Engine> {
+    Arc::new(firecracker::Firecracker::jailed(None))
 }
 
 /// Logs what no caller is there to be told: errors of background tasks and of undoing.

@@ -44,6 +44,23 @@ pub(crate) struct Ended {
     pub(crate) signal: Option<i32>,
 }
 
+impl Ended {
+    /// As a shell tells it: a code, or 128 and the number of the signal that ended it. Codes
+    /// of 148 to 158 are Firecracker's own.
+    pub(crate) fn of_shell_code(code: u8) -> Self {
+        match code {
+            129..148 | 159 => Self {
+                code: None,
+                signal: Some(i32::from(code) - 128),
+            },
+            _ => Self {
+                code: Some(code.into()),
+                signal: None,
+            },
+        }
+    }
+}
+
 impl Process {
     /// Holds a child that was not reaped yet, so that its number is still its own.
     pub(crate) fn of_child(pid: u32) -> Result<Self, EngineError> {
@@ -60,6 +77,27 @@ impl Process {
             },
             pidfd: Arc::new(pidfd),
         })
+    }
+
+    /// Holds the process of a pidfd that somebody gave who proved what it is. Its number and
+    /// start are for people, as far as the host shows them: nothing is compared with them.
+    pub(crate) fn of_pidfd(pidfd: OwnedFd) -> Self {
+        let info = format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd());
+        let info = std::fs::read_to_string(info).unwrap_or_default();
+        // A process that has ended has the number -1; so has one whose number is not shown.
+        let pid = info
+            .lines()
+            .find_map(|line| line.strip_prefix("Pid:"))
+            .and_then(|pid| pid.trim().parse().ok())
+            .unwrap_or(-1);
+        Self {
+            id: ProcessId {
+                pid,
+                start_ticks: start_ticks(pid).unwrap_or_default(),
+                boot_id: boot_id().unwrap_or_default(),
+            },
+            pidfd: Arc::new(pidfd),
+        }
     }
 
     /// Holds a recorded process again, if it is still the same one and runs.
@@ -102,6 +140,12 @@ impl Process {
 
     /// Waits for the end and reaps it if it is our child.
     pub(crate) async fn ended(&self) -> io::Result<Ended> {
+        self.gone().await?;
+        Ok(self.reap())
+    }
+
+    /// Waits for the end and leaves it to its parent to reap it.
+    pub(crate) async fn gone(&self) -> io::Result<()> {
         #[expect(
             deprecated,
             reason = "its successor is unsafe code, for types that let go of their descriptor; Held cannot"
@@ -109,7 +153,7 @@ impl Process {
         let watch = AsyncFd::with_interest(Held(Arc::clone(&self.pidfd)), Interest::READABLE)?;
         // A pidfd becomes readable once, when the process has ended, and stays so.
         drop(watch.readable().await?);
-        Ok(self.reap())
+        Ok(())
     }
 
     /// Kills, waits for the end on this thread and reaps: for the undoing of a failed start.

@@ -7,12 +7,37 @@ use std::io::{self, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 use tokio::net::UnixStream;
 use tokio::net::unix::pipe::Receiver;
 
 use crate::EngineError;
+
+/// The file of a socket that a VMM made.
+#[derive(Debug, Clone)]
+pub(crate) enum SocketFile {
+    /// By its name in the run directory.
+    InRunDir(Arc<RunDir>, &'static str),
+    /// Held, opened with `O_PATH`; and what it is, for people.
+    Held(Arc<OwnedFd>, &'static str),
+}
+
+impl SocketFile {
+    /// Connects to it.
+    pub(crate) async fn connect(&self) -> Result<UnixStream, EngineError> {
+        match self {
+            Self::InRunDir(run, name) => run.connect(name).await,
+            // The link leads to the held file, whatever is at its path by now.
+            Self::Held(file, what) => {
+                UnixStream::connect(format!("/proc/self/fd/{}", file.as_raw_fd()))
+                    .await
+                    .map_err(EngineError::io(format!("connect to the jail's {what}")))
+            }
+        }
+    }
+}
 
 /// A held run directory, checked to be private and ours.
 #[derive(Debug)]
@@ -95,6 +120,25 @@ impl RunDir {
             "make the FIFO {:?}",
             self.path.join(name)
         )))
+    }
+
+    /// Lets our group use a file too; in this directory that alone lets nobody reach it.
+    pub(crate) fn share(&self, name: &str) -> Result<(), EngineError> {
+        rustix::fs::chmodat(&self.fd, name, Mode::from_raw_mode(0o660), AtFlags::empty()).map_err(
+            |errno| EngineError::io(format!("share {:?}", self.path.join(name)))(errno.into()),
+        )
+    }
+
+    /// Holds a file without opening it.
+    pub(crate) fn open_path(&self, name: &str) -> Result<OwnedFd, EngineError> {
+        self.open_file(name, OFlags::PATH)
+            .map_err(EngineError::io(format!("hold {:?}", self.path.join(name))))
+    }
+
+    /// Opens a file for reading.
+    pub(crate) fn open_read(&self, name: &str) -> Result<OwnedFd, EngineError> {
+        self.open_file(name, OFlags::RDONLY)
+            .map_err(EngineError::io(format!("open {:?}", self.path.join(name))))
     }
 
     /// Reads from a FIFO that a running VMM writes to.

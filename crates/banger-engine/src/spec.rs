@@ -1,8 +1,9 @@
 //! What is asked of an engine: a machine and the place it may use.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use crate::EngineError;
+use crate::{EngineError, Jail};
 
 /// A machine to start. Paths are absolute.
 #[derive(Debug, Clone)]
@@ -23,6 +24,17 @@ pub struct MachineSpec {
     pub drives: Vec<Drive>,
     /// The network card, if any.
     pub network: NetworkMode,
+    /// The tap of a card with [`NetworkMode::Nat`].
+    pub tap: Option<Tap>,
+}
+
+/// A tap that was made for a machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tap {
+    /// Its name on the host.
+    pub name: String,
+    /// The guest's MAC address, as `06:fc:ac:1e:00:02`.
+    pub mac: String,
 }
 
 /// One raw disk image.
@@ -53,6 +65,8 @@ pub enum NetworkMode {
     /// User-mode networking: the guest reaches what the host's user reaches. That includes
     /// services on the host's loopback, which answer at the gateway's address.
     User,
+    /// A tap on the host's bridge, made by whoever makes the jail.
+    Nat,
 }
 
 /// The directories a machine may use.
@@ -64,6 +78,8 @@ pub struct Place {
     pub log_dir: PathBuf,
     /// The most bytes a log and its predecessor take together.
     pub log_cap: u64,
+    /// Where a Firecracker runs; as our own process if left out.
+    pub jail: Option<Arc<dyn Jail>>,
 }
 
 impl MachineSpec {

@@ -2,7 +2,7 @@
 
 use crate::app::App;
 use crate::commands::{
-    completion, config, cp, doctor, image, kernel, ps, ssh_config, ssh_proxy, version, vm,
+    completion, config, cp, doctor, image, kernel, ps, ssh_config, ssh_proxy, system, version, vm,
 };
 use crate::error::CliError;
 use crate::ui::Ui;
@@ -61,6 +61,9 @@ struct Global {
     /// The configuration file of a daemon that is started for this command
     #[arg(long, global = true, value_name = "FILE", value_hint = ValueHint::FilePath)]
     config: Option<PathBuf>,
+    /// Use a daemon of your own, without root, although one is installed (BANGER_MODE=rootless)
+    #[arg(long, global = true)]
+    rootless: bool,
 }
 
 #[derive(Debug, Subcommand)]
@@ -76,6 +79,8 @@ enum Command {
     Image(image::Command),
     #[command(subcommand)]
     Kernel(kernel::Command),
+    #[command(subcommand)]
+    System(system::Command),
     Doctor(doctor::Args),
     #[command(subcommand)]
     Config(config::Command),
@@ -96,7 +101,7 @@ impl Cli {
             progress: self.global.progress,
         };
         let is_attached = self.command.is_attached();
-        let result = App::new(ui.clone(), self.global.config)
+        let result = App::new(ui.clone(), self.global.config, self.global.rootless)
             .and_then(|app| crate::block_on(self.command.run(&app)));
         match result {
             Ok(code) => code.into(),
@@ -131,6 +136,7 @@ impl Command {
             Self::Vm(command) => command.run(app).await,
             Self::Image(command) => command.run(app).await.map(|()| 0),
             Self::Kernel(command) => command.run(app).await.map(|()| 0),
+            Self::System(command) => command.run(app).await,
             Self::Doctor(args) => args.run(app).await,
             Self::Config(command) => command.run(app).await.map(|()| 0),
             Self::SshConfig(args) => args.run(app).map(|()| 0),

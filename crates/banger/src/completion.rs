@@ -2,7 +2,7 @@
 //! quick answer there are no names.
 
 use banger_api::client::Client;
-use banger_api::{Dirs, ImageView, KernelView, VmView};
+use banger_api::{Dirs, ImageView, Install, KernelView, VmView};
 use clap_complete::engine::CompletionCandidate;
 use serde::de::DeserializeOwned;
 use std::time::Duration;
@@ -38,8 +38,13 @@ pub(crate) fn kernels() -> Vec<CompletionCandidate> {
 }
 
 fn ask<T: DeserializeOwned>(path: &str) -> Vec<T> {
-    let Ok(dirs) = Dirs::from_env() else {
-        return Vec::new();
+    let dirs = match Install::of_this_user() {
+        Ok(Some(install)) => install.dirs(),
+        Ok(None) => match Dirs::from_env() {
+            Ok(dirs) => dirs,
+            Err(_) => return Vec::new(),
+        },
+        Err(_) => return Vec::new(),
     };
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()

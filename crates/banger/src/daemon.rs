@@ -2,8 +2,8 @@
 
 use crate::app::App;
 use crate::error::{CliError, Kind};
-use banger_api::Dirs;
 use banger_api::client::{Client, ClientError};
+use banger_api::{Dirs, Install};
 use rustix::fs::{Mode, OFlags};
 use std::ffi::OsString;
 use std::fs::File;
@@ -28,6 +28,15 @@ const MAX_LOG: u64 = 4 << 20;
 
 /// The exit code of a daemon that found another one running.
 const ALREADY_RUNNING: i32 = 4;
+
+/// What a daemon that is started is there for.
+#[derive(Debug, Clone)]
+pub(crate) enum Role {
+    /// Everything, for this user.
+    Own,
+    /// The kernels and images of this installation.
+    Builder(Box<Install>),
+}
 
 /// What stands where the daemon's socket should be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,8 +67,32 @@ pub(crate) async fn probe(client: &Client) -> Result<Socket, CliError> {
     }
 }
 
+/// A client for an installation's daemon, which systemd starts, not we.
+pub(crate) async fn connect_installed(app: &App, install: &Install) -> Result<Client, CliError> {
+    let client = Client::new(install.dirs().socket());
+    if app.config.is_some() {
+        app.ui
+            .detail("the daemon is a service: --config does not change its configuration");
+    }
+    match probe(&client).await? {
+        Socket::Answers => Ok(client),
+        Socket::Missing | Socket::Stale => Err(CliError::new(
+            Kind::DaemonUnreachable,
+            format!(
+                "connect to the daemon at {:?}: the service bangerd does not run",
+                client.socket()
+            ),
+        )
+        .hint("sudo systemctl start bangerd (banger system status shows more)")),
+    }
+}
+
 /// A client for the running daemon; starts one if none runs.
-pub(crate) async fn connect_or_start(app: &App, dirs: &Dirs) -> Result<Client, CliError> {
+pub(crate) async fn connect_or_start(
+    app: &App,
+    dirs: &Dirs,
+    role: &Role,
+) -> Result<Client, CliError> {
     dirs.ensure_runtime()?;
     let client = Client::new(dirs.socket());
     match probe(&client).await? {
@@ -78,14 +111,17 @@ pub(crate) async fn connect_or_start(app: &App, dirs: &Dirs) -> Result<Client, C
         )),
     }
     let mut progress = app.ui.prelude();
-    progress.begin("start the daemon");
-    start(app, dirs, &client).await?;
+    progress.begin(match role {
+        Role::Own => "start the daemon",
+        Role::Builder(_) => "start the builder",
+    });
+    start(app, dirs, role, &client).await?;
     Ok(client)
 }
 
 /// Starts a daemon and waits until it, or one that was faster, serves.
-async fn start(app: &App, dirs: &Dirs, client: &Client) -> Result<(), CliError> {
-    let program = program();
+async fn start(app: &App, dirs: &Dirs, role: &Role, client: &Client) -> Result<(), CliError> {
+    let program = program(role);
     let failed = |why: &str| {
         CliError::new(
             Kind::DaemonUnreachable,
@@ -93,7 +129,7 @@ async fn start(app: &App, dirs: &Dirs, client: &Client) -> Result<(), CliError> 
         )
         .hint(format!("less {}", dirs.daemon_log().display()))
     };
-    let child = spawn(app, dirs, &program)?;
+    let child = spawn(app, dirs, role, &program)?;
     let (sender, first_word) = oneshot::channel();
     std::thread::spawn(move || {
         // Nobody waits any longer if the time limit has passed.
@@ -158,7 +194,7 @@ fn hear(mut child: Child) -> io::Result<FirstWord> {
     Ok(FirstWord::Ended(line, child.wait()?))
 }
 
-fn spawn(app: &App, dirs: &Dirs, program: &OsString) -> Result<Child, CliError> {
+fn spawn(app: &App, dirs: &Dirs, role: &Role, program: &OsString) -> Result<Child, CliError> {
     let log = open_log(dirs)?;
     let mut command = Command::new(program);
     command
@@ -167,6 +203,9 @@ fn spawn(app: &App, dirs: &Dirs, program: &OsString) -> Result<Child, CliError> 
         .stderr(log)
         .current_dir("/")
         .process_group(0);
+    if let Role::Builder(_) = role {
+        command.arg("--builder");
+    }
     if let Some(config) = &app.config {
         command.env("BANGER_CONFIG", config);
     }
@@ -200,11 +239,14 @@ fn open_log(dirs: &Dirs) -> Result<File, CliError> {
     open().map_err(|source| CliError::io(format!("open the daemon's log {path:?}"), &source))
 }
 
-/// The daemon's program: what `BANGER_DAEMON` says, else the one beside this program, else
-/// the one in PATH.
-pub(crate) fn program() -> OsString {
+/// The daemon's program: what `BANGER_DAEMON` says, else the installation's, else the one beside
+/// this program, else the one in PATH.
+pub(crate) fn program(role: &Role) -> OsString {
     if let Some(named) = std::env::var_os("BANGER_DAEMON").filter(|name| !name.is_empty()) {
         return named;
+    }
+    if let Role::Builder(install) = role {
+        return install.paths.programs.join("bangerd").into();
     }
     std::env::current_exe()
         .ok()

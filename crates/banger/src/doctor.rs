@@ -9,7 +9,10 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 /// Looks at everything. A daemon that cannot be reached is a finding, not a failure.
 pub(crate) async fn examine(app: &App) -> Result<HostView, CliError> {
     let dirs = app.dirs()?;
-    let mut checks = vec![runtime(&dirs)];
+    let mut checks = Vec::new();
+    if app.install()?.is_none() {
+        checks.push(runtime(&dirs));
+    }
     let mut host = match ask(app).await {
         Ok(host) => {
             checks.push(ok("client.daemon", "the daemon answers"));
@@ -65,7 +68,7 @@ fn socket(dirs: &Dirs) -> Check {
                 format!("look at the daemon's socket {shown}: {error}"),
                 Some(format!(
                     "{} # and read what it says",
-                    daemon::program().display()
+                    daemon::program(&daemon::Role::Own).display()
                 )),
             );
         }

@@ -4,7 +4,7 @@
 //! kind of failure becomes a number.
 
 use banger_api::client::ClientError;
-use banger_api::{DirsError, Problem, ProblemCode};
+use banger_api::{DirsError, InstallError, Problem, ProblemCode};
 use banger_guest::frame::FrameError;
 use banger_names::InvalidName;
 use std::error::Error as StdError;
@@ -176,7 +176,7 @@ impl From<Problem> for CliError {
             ProblemCode::NotFound => Kind::NotFound,
             ProblemCode::Conflict | ProblemCode::VmGone => Kind::Conflict,
             ProblemCode::Permission => Kind::Permission,
-            ProblemCode::HostUnsupported => Kind::HostUnsupported,
+            ProblemCode::HostUnsupported | ProblemCode::NeedsBuilder => Kind::HostUnsupported,
             ProblemCode::Verification => Kind::Verification,
             ProblemCode::Exhausted => Kind::Exhausted,
             ProblemCode::TimedOut => Kind::TimedOut,
@@ -234,6 +234,24 @@ impl From<DirsError> for CliError {
             DirsError::Unsafe { path, .. } => Self::new(Kind::Permission, message)
                 .hint(format!("remove {path:?}, or chmod 0700 it if it is yours")),
         }
+    }
+}
+
+impl From<InstallError> for CliError {
+    fn from(error: InstallError) -> Self {
+        let message = error.to_string();
+        let kind = match &error {
+            InstallError::Io { source, .. } => return Self::io(message, source),
+            InstallError::Unsafe { .. } => Kind::Permission,
+            InstallError::UnknownMode(_) => Kind::Usage,
+            InstallError::NotInstalled => Kind::NotFound,
+        };
+        let hint = match kind {
+            Kind::Usage => "leave BANGER_MODE out: what is installed is used",
+            Kind::NotFound => "sudo banger system install",
+            _ => "sudo banger system install writes it anew; --rootless does without it",
+        };
+        Self::new(kind, message).hint(hint)
     }
 }
 

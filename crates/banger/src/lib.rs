@@ -4,7 +4,7 @@
 //! - [`ui`] alone writes to standard output and standard error, and everything that came
 //!   from a guest or the daemon passes its sanitiser first;
 //! - [`error`] is the one place where failures become messages and exit codes;
-//! - [`daemon`] finds the daemon or starts it;
+//! - [`daemon`] finds the daemon or starts it, [`system`] installs it as a service;
 //! - [`session`] carries an attached command, [`workspace`] and [`copy`] carry files.
 #![forbid(unsafe_code)]
 
@@ -16,9 +16,11 @@ mod copy;
 mod daemon;
 mod doctor;
 mod error;
+mod provision;
 pub mod reference;
 mod session;
 mod ssh;
+pub mod system;
 mod time;
 mod ui;
 mod workspace;

@@ -11,12 +11,13 @@ pub(crate) const SUFFIX: &str = ".vm";
 
 /// The options that say how a VM is reached, as `(keyword, value)` of ssh_config.
 pub(crate) fn options(
+    rootless: bool,
     known_hosts: &Path,
     identity: &Path,
     host: &str,
 ) -> Result<Vec<(&'static str, String)>, CliError> {
     Ok(vec![
-        ("ProxyCommand", proxy_command(host)?),
+        ("ProxyCommand", proxy_command(rootless, host)?),
         ("UserKnownHostsFile", quoted_path(known_hosts)?),
         ("GlobalKnownHostsFile", "/dev/null".into()),
         ("StrictHostKeyChecking", "yes".into()),
@@ -32,18 +33,25 @@ pub(crate) fn options(
 
 /// The command that joins ssh to a VM, as a line for the user's shell. `host` is a checked
 /// name, or `%n` for ssh to fill in.
-fn proxy_command(host: &str) -> Result<String, CliError> {
+fn proxy_command(rootless: bool, host: &str) -> Result<String, CliError> {
     let exe = std::env::current_exe()
         .map_err(|source| CliError::io("find banger's own program", &source))?;
     let mut words = Vec::new();
-    if let Some(home) = std::env::var_os("BANGER_HOME").filter(|home| !home.is_empty()) {
-        // ssh runs it with the environment of a later day.
-        let mut setting = OsString::from("BANGER_HOME=");
-        setting.push(home);
-        words.push("env".to_owned());
-        words.push(shell_word(setting.as_bytes())?);
+    // ssh runs it with the environment of a later day.
+    for name in ["BANGER_HOME", "BANGER_MODE"] {
+        if let Some(value) = std::env::var_os(name).filter(|value| !value.is_empty()) {
+            let mut setting = OsString::from(format!("{name}="));
+            setting.push(value);
+            if words.is_empty() {
+                words.push("env".to_owned());
+            }
+            words.push(shell_word(setting.as_bytes())?);
+        }
     }
     words.push(shell_word(exe.as_os_str().as_bytes())?);
+    if rootless {
+        words.push("--rootless".to_owned());
+    }
     words.push("ssh-proxy".to_owned());
     words.push(host.to_owned());
     Ok(words.join(" "))
@@ -94,9 +102,13 @@ pub(crate) fn check_user(user: &str) -> Result<String, String> {
 }
 
 /// The block of ssh_config that makes a plain `ssh NAME.vm` work.
-pub(crate) fn config_block(known_hosts: &Path, identity: &Path) -> Result<String, CliError> {
+pub(crate) fn config_block(
+    rootless: bool,
+    known_hosts: &Path,
+    identity: &Path,
+) -> Result<String, CliError> {
     let mut block = format!("# Written by banger ssh-config.\nHost *{SUFFIX}\n    User root\n");
-    for (keyword, value) in options(known_hosts, identity, "%n")? {
+    for (keyword, value) in options(rootless, known_hosts, identity, "%n")? {
         block.push_str(&format!("    {keyword} {value}\n"));
     }
     Ok(block)
@@ -127,7 +139,7 @@ mod tests {
 
     #[test]
     fn the_block_forwards_nothing() {
-        let block = config_block(Path::new("/k"), Path::new("/i")).unwrap();
+        let block = config_block(false, Path::new("/k"), Path::new("/i")).unwrap();
         for line in [
             "Host *.vm",
             "ForwardAgent no",

@@ -2,6 +2,9 @@
 
 use crate::activity::Activity;
 use crate::config;
+use crate::network::Bridge;
+use crate::privilege::jail::VmJail;
+use crate::privilege::{self, Helper};
 use crate::problem::Refusal;
 use crate::reconcile;
 use crate::shared_job::SharedJobs;
@@ -9,11 +12,11 @@ use crate::ssh;
 use crate::store::Database;
 use crate::vm::place::VmPlace;
 use crate::vm::plan::RESERVE;
-use crate::vm::record::now_unix_ms;
+use crate::vm::record::{VmRecord, now_unix_ms};
 use crate::vm::registry::Registry;
-use banger_api::{Config, Dirs, EngineConfig, NetworkMode, ProblemCode};
+use banger_api::{Config, DaemonMode, Dirs, EngineConfig, NetworkMode, ProblemCode};
 use banger_engine::{
-    Accel, Engine, EngineError, EngineKind, Host, Machine, Place, ProcessId, Wish,
+    Accel, Engine, EngineError, EngineKind, Host, Jail, Machine, Place, ProcessId, Wish,
 };
 use banger_images::{Image, ImagesError, Kernel, Store};
 use banger_names::{ByteSize, VmId};
@@ -38,8 +41,29 @@ pub(crate) async fn look_at_host() -> Result<Host, Refusal> {
         .map_err(|error| Refusal::internal("look for an engine", &error))
 }
 
+/// The helper that a daemon with these options has.
+async fn find_helper(options: &Options) -> Result<Option<Helper>, Refusal> {
+    if let HelperChoice::Fixed(helper) = &options.helper {
+        return Ok(helper.clone());
+    }
+    let role = options.role;
+    let dirs = options.dirs.clone();
+    let found = tokio::task::spawn_blocking(move || match role {
+        Role::Builder => Ok(None),
+        Role::System => privilege::find(DaemonMode::Auto, true, &dirs),
+        Role::Own => {
+            // A wrong file is told to whoever asks for a VM.
+            let config = config::load(&dirs.config).unwrap_or_default();
+            privilege::find(config.daemon.mode, false, &dirs)
+        }
+    });
+    found
+        .await
+        .unwrap_or_else(|error| Err(Refusal::internal("look for the helper", &error)))
+}
+
 /// What a VM with this network asks of its engine.
-fn wish(config: &EngineConfig, network: NetworkMode) -> Wish {
+fn wish(config: &EngineConfig, network: NetworkMode, jailed: bool) -> Wish {
     Wish {
         engine: config.prefer.map(|engine| match engine {
             banger_api::EngineName::Qemu => EngineKind::Qemu,
@@ -50,19 +74,36 @@ fn wish(config: &EngineConfig, network: NetworkMode) -> Wish {
             banger_api::Accel::Tcg => Accel::Tcg,
         }),
         network: match network {
+            NetworkMode::Nat => banger_engine::NetworkMode::Nat,
             NetworkMode::User => banger_engine::NetworkMode::User,
             NetworkMode::None => banger_engine::NetworkMode::None,
         },
+        jailed,
     }
+}
+
+/// What a daemon is there for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// Everything, for a user without an installation.
+    Own,
+    /// The VMs of an installation's owner. Confined: it makes no kernels and images.
+    System,
+    /// The kernels and images of an installation, made outside its sandbox. It has no VMs.
+    Builder,
 }
 
 /// What a daemon is made of.
 #[derive(Debug, Clone)]
 pub struct Options {
+    /// What it is there for.
+    pub role: Role,
     /// Its directories.
     pub dirs: Dirs,
     /// What runs VMs.
     pub engine: EngineChoice,
+    /// Who does what needs root.
+    pub helper: HelperChoice,
     /// The agent's program; looked for beside bangerd when left out.
     pub agent: Option<PathBuf>,
     /// Its limits.
@@ -76,6 +117,15 @@ pub enum EngineChoice {
     Host,
     /// This one.
     Fixed(Arc<dyn Engine>),
+}
+
+/// Who does what needs root.
+#[derive(Debug, Clone)]
+pub enum HelperChoice {
+    /// Whoever the role, the configuration and the host make it.
+    Host,
+    /// This one, or nobody.
+    Fixed(Option<Helper>),
 }
 
 /// Limits of a daemon.
@@ -98,10 +148,12 @@ impl Default for Limits {
 
 impl Options {
     /// The daemon of a user with these directories, on this host.
-    pub fn new(dirs: Dirs) -> Self {
+    pub fn new(role: Role, dirs: Dirs) -> Self {
         Self {
+            role,
             dirs,
             engine: EngineChoice::Host,
+            helper: HelperChoice::Host,
             agent: None,
             limits: Limits::default(),
         }
@@ -114,6 +166,8 @@ pub struct Daemon {
     options: Options,
     database: Database,
     images: Store,
+    helper: Option<Helper>,
+    bridge: Bridge,
     vms: Registry,
     activity: Activity,
     tasks: TaskTracker,
@@ -140,10 +194,13 @@ impl Daemon {
         let (database, images) = opened
             .await
             .unwrap_or_else(|error| Err(Refusal::internal("open the state", &error)))?;
+        let helper = find_helper(&options).await?;
         let daemon = Arc::new(Self {
             options,
             database,
             images,
+            helper,
+            bridge: Bridge::default(),
             vms: Registry::default(),
             activity: Activity::default(),
             tasks: TaskTracker::new(),
@@ -159,6 +216,11 @@ impl Daemon {
         Ok(daemon)
     }
 
+    /// What it is there for.
+    pub(crate) fn role(&self) -> Role {
+        self.options.role
+    }
+
     /// Its directories.
     pub(crate) fn dirs(&self) -> &Dirs {
         &self.options.dirs
@@ -167,6 +229,41 @@ impl Daemon {
     /// Its limits.
     pub(crate) fn limits(&self) -> Limits {
         self.options.limits
+    }
+
+    /// Who does what needs root, if anybody does.
+    pub(crate) fn helper(&self) -> Option<&Helper> {
+        self.helper.as_ref()
+    }
+
+    /// The VMs' bridge.
+    pub(crate) fn bridge(&self) -> &Bridge {
+        &self.bridge
+    }
+
+    /// The jail of the VM's last start, if it ran in one.
+    pub(crate) fn jail(&self, record: &VmRecord) -> Option<Arc<dyn Jail>> {
+        if record.engine_kind != EngineKind::Firecracker || !record.is_helped {
+            return None;
+        }
+        let jail = VmJail::new(self.helper.clone()?, record.last_start()?);
+        Some(Arc::new(jail))
+    }
+
+    /// The network of VMs for which nobody says which.
+    pub(crate) async fn best_network(&self) -> NetworkMode {
+        if self.helper.is_none() {
+            return NetworkMode::User;
+        }
+        let is_possible = match &self.options.engine {
+            EngineChoice::Fixed(_) => true,
+            EngineChoice::Host => self.engine(NetworkMode::Nat).await.is_ok(),
+        };
+        if is_possible {
+            NetworkMode::Nat
+        } else {
+            NetworkMode::User
+        }
     }
 
     /// What was acknowledged.
@@ -255,7 +352,8 @@ impl Daemon {
         if let EngineChoice::Fixed(engine) = &self.options.engine {
             return Ok(Arc::clone(engine));
         }
-        let wish = wish(&self.config().await?.engine, network);
+        let jailed = self.helper.is_some();
+        let wish = wish(&self.config().await?.engine, network, jailed);
         let mut host = self.host.lock().await;
         if let Some(Ok(engine)) = host.as_ref().map(|host| host.choose(&wish)) {
             return Ok(engine);
@@ -341,6 +439,21 @@ impl Daemon {
         Ok(())
     }
 
+    /// Has the helper remove what it made for the VM's last start, if that is not done.
+    pub(crate) async fn release(&self, record: &mut VmRecord) -> Result<(), Refusal> {
+        if !record.is_helped {
+            return Ok(());
+        }
+        if let (Some(helper), Some(vm)) = (&self.helper, record.last_start()) {
+            helper.release(&vm).await?;
+        } else {
+            // Nothing of it can be reached from here; whoever has the helper reclaims it.
+            tracing::warn!(vm = %record.id, "without a helper, what one made for it stays");
+        }
+        record.is_helped = false;
+        Ok(())
+    }
+
     /// Removes the VMs that are not meant to last, lets go of the others and waits for both.
     pub async fn shutdown(&self) {
         self.closing.cancel();
@@ -362,6 +475,10 @@ impl Daemon {
                 }
             }
             Err(_) => tracing::error!("some VMs could not be let go of in time"),
+        }
+        let none_runs = vms.iter().all(|vm| vm.now().record.process.is_none());
+        if none_runs && let Some(helper) = &self.helper {
+            self.bridge.forget_names(helper).await;
         }
         self.tasks.close();
         let ended = tokio::time::timeout(PARTING_LIMIT, self.tasks.wait()).await;

@@ -1,6 +1,7 @@
 //! What the daemon finds on its host: each finding with its fix.
 
 use crate::daemon::{Daemon, look_at_host};
+use crate::privilege::{Helper, Mode};
 use crate::problem::Refusal;
 use crate::ssh;
 use crate::vm::create::disk_free;
@@ -15,7 +16,10 @@ const COMFORTABLE: ByteSize = ByteSize::gib(5);
 
 /// Looks at the host.
 pub(crate) async fn look(daemon: &Arc<Daemon>) -> HostView {
-    let network = daemon.config().await.unwrap_or_default().vm.network;
+    let network = match daemon.config().await.unwrap_or_default().vm.network {
+        Some(network) => network,
+        None => daemon.best_network().await,
+    };
     let engine = daemon.engine(network).await;
     let shown = match &engine {
         Ok(engine) => Some(engine_view(engine.as_ref(), "")),
@@ -25,12 +29,13 @@ pub(crate) async fn look(daemon: &Arc<Daemon>) -> HostView {
         }
     };
     let mut checks = match look_at_host().await {
-        Ok(host) => engine_checks(&host),
+        Ok(host) => engine_checks(&host, daemon.helper().is_some()),
         Err(refusal) => vec![failed("engine", &refusal)],
     };
     if let Err(refusal) = &engine {
         checks.push(failed("engine", refusal));
     }
+    checks.extend(helper_checks(daemon).await);
     checks.push(agent_check(daemon));
     checks.push(config_check(daemon).await);
     checks.push(disk_check("disk.state", &daemon.dirs().state, daemon));
@@ -51,7 +56,11 @@ pub(crate) async fn look(daemon: &Arc<Daemon>) -> HostView {
     checks.push(kernel_check(daemon).await);
     checks.push(image_check(daemon).await);
     HostView {
-        mode: "rootless".into(),
+        mode: daemon
+            .helper()
+            .map_or(Mode::Rootless, Helper::mode)
+            .as_str()
+            .into(),
         engine: shown,
         checks,
     }
@@ -64,8 +73,8 @@ fn engine_view(engine: &dyn Engine, limit: &str) -> EngineView {
     }
 }
 
-fn engine_checks(host: &Host) -> Vec<Check> {
-    host.findings()
+fn engine_checks(host: &Host, jailed: bool) -> Vec<Check> {
+    host.findings(jailed)
         .into_iter()
         .map(|finding| Check {
             name: format!("engine.{}", finding.subject),
@@ -78,6 +87,61 @@ fn engine_checks(host: &Host) -> Vec<Check> {
             fix: finding.fix,
         })
         .collect()
+}
+
+/// The helper, the VMs' bridge and their names.
+async fn helper_checks(daemon: &Daemon) -> Vec<Check> {
+    let Some(helper) = daemon.helper() else {
+        return Vec::new();
+    };
+    let status = match helper.status().await {
+        Ok(status) => status,
+        Err(error) => return vec![failed("helper", &error.refusal())],
+    };
+    let own = env!("CARGO_PKG_VERSION");
+    let mut checks = vec![if status.version == own {
+        let running = status.vms.iter().filter(|vm| vm.is_running).count();
+        ok(
+            "helper",
+            format!("bangerd-root {own} answers; {running} VMs run in its jails"),
+        )
+    } else {
+        absent(
+            "helper",
+            &format!(
+                "bangerd-root is version {}, bangerd is {own}: they may not understand each other",
+                status.version
+            ),
+            "sudo banger system restart",
+        )
+    }];
+    let news = daemon.bridge().news().await;
+    checks.push(match &news.standing {
+        Some(bridge) => ok(
+            "network.bridge",
+            format!(
+                "{} has {}, masqueraded outward",
+                bridge.bridge, bridge.subnet
+            ),
+        ),
+        None => ok(
+            "network.bridge",
+            "the first VM with --network nat makes it".into(),
+        ),
+    });
+    if let Some(why) = &news.nameless {
+        checks.push(absent(
+            "network.names",
+            &format!("the host does not resolve NAME.vm: {why}"),
+            "install systemd-resolved, or use `banger ssh NAME`",
+        ));
+    } else if news.standing.is_some() {
+        checks.push(ok(
+            "network.names",
+            "NAME.vm is the address of a running VM".into(),
+        ));
+    }
+    checks
 }
 
 fn agent_check(daemon: &Daemon) -> Check {

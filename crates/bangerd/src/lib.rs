@@ -10,16 +10,16 @@
 mod activity;
 pub mod config;
 pub mod daemon;
-#[cfg_attr(
-    not(test),
-    expect(dead_code, reason = "the daemon has no network of its own yet")
-)]
 mod dns;
 mod files;
 mod handlers;
 mod host;
 pub mod listen;
 mod lock;
+mod net_plan;
+mod network;
+mod notify;
+pub mod privilege;
 mod problem;
 mod provision;
 mod reconcile;

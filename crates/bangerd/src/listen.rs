@@ -1,4 +1,4 @@
-//! Takes connections: of the owner only, not too many, none for ever without a request.
+//! Takes connections: of the owner (and root) only, not too many, none for ever without a request.
 
 use crate::activity::ActivityGuard;
 use crate::daemon::Daemon;
@@ -50,7 +50,7 @@ pub async fn serve(daemon: Arc<Daemon>, listener: UnixListener, stop: Cancellati
                 }
             },
         };
-        if !is_owner(&stream, owner) {
+        if !is_welcome(&stream, owner) {
             continue;
         }
         let Ok(place) = Arc::clone(&places).try_acquire_owned() else {
@@ -95,10 +95,11 @@ pub async fn serve(daemon: Arc<Daemon>, listener: UnixListener, stop: Cancellati
     }
 }
 
-/// Whether the kernel says that the peer is the owner. Nothing was read from it yet.
-fn is_owner(stream: &UnixStream, owner: u32) -> bool {
+/// Whether the kernel says that the peer is the owner, or root, who could be anybody anyway.
+/// Nothing was read from it yet.
+fn is_welcome(stream: &UnixStream, owner: u32) -> bool {
     match stream.peer_cred() {
-        Ok(peer) if peer.uid() == owner => true,
+        Ok(peer) if peer.uid() == owner || peer.uid() == 0 => true,
         Ok(peer) => {
             tracing::warn!(uid = peer.uid(), "refused a connection of another user");
             false

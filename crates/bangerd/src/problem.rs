@@ -1,6 +1,7 @@
 //! The one place where failures become [`Problem`]s: code, message, causes and the next command.
 
 use crate::config::ConfigError;
+use crate::privilege::HelperError;
 use crate::store::StoreError;
 use crate::vm::plan::PlanError;
 use axum::Json;
@@ -152,6 +153,11 @@ impl From<ImagesError> for Refusal {
 
 impl From<EngineError> for Refusal {
     fn from(error: EngineError) -> Self {
+        if let EngineError::Jail { source, .. } = &error
+            && let Some(helper) = source.downcast_ref::<HelperError>()
+        {
+            return helper.refusal();
+        }
         let code = match &error {
             EngineError::Missing { .. } | EngineError::Kvm { .. } | EngineError::Unfit { .. } => {
                 ProblemCode::HostUnsupported
@@ -160,9 +166,10 @@ impl From<EngineError> for Refusal {
             EngineError::File { source, .. } | EngineError::Io { source, .. } => io_code(source),
             EngineError::Exited(_) | EngineError::NotOurs { .. } => ProblemCode::VmGone,
             EngineError::Silent { .. } => ProblemCode::TimedOut,
-            EngineError::Place { .. } | EngineError::Control { .. } | EngineError::Agent(_) => {
-                ProblemCode::Internal
-            }
+            EngineError::Place { .. }
+            | EngineError::Control { .. }
+            | EngineError::Jail { .. }
+            | EngineError::Agent(_) => ProblemCode::Internal,
         };
         let mut problem = with_sources(code, &error);
         problem.hint = match error.fix() {
@@ -184,6 +191,10 @@ impl From<StoreError> for Refusal {
             other if other.is_full() => {
                 Self(with_sources(ProblemCode::Exhausted, &other).hint(FULL))
             }
+            other @ StoreError::NoAddress { .. } => Self(
+                with_sources(ProblemCode::Exhausted, &other)
+                    .hint("remove VMs (`banger vm list`), or set a larger network.subnet"),
+            ),
             other => Self(with_sources(ProblemCode::Internal, &other)),
         }
     }
@@ -204,6 +215,7 @@ impl From<PlanError> for Refusal {
     fn from(error: PlanError) -> Self {
         let code = match &error {
             PlanError::NoSpace { .. } => ProblemCode::Exhausted,
+            PlanError::NoHelper => ProblemCode::HostUnsupported,
             _ => ProblemCode::Invalid,
         };
         let hint = error.hint();

@@ -1,11 +1,11 @@
 //! Sees to it that a VM's kernel and image are there: the configured defaults are made on
 //! demand, everything else must exist.
 
-use crate::daemon::Daemon;
+use crate::daemon::{Daemon, Role};
 use crate::problem::Refusal;
 use crate::shared_job::JobSink;
 use crate::vm::plan::VmDraft;
-use banger_api::{BuildImage, BuildKernel, Config, Progress, PullKernel};
+use banger_api::{BuildImage, BuildKernel, Config, ProblemCode, Progress, PullKernel};
 use banger_images::{
     BuildOptions, DebianSource, Image, ImagesError, Kernel, KernelBuildOptions, Store,
 };
@@ -18,6 +18,49 @@ pub(crate) type Report = Arc<dyn Fn(Progress) + Send + Sync>;
 /// The image that can be built when it is the default and missing, and its recipe.
 const DEBIAN: &str = "debian";
 
+/// Fails where a daemon is confined: what makes kernels and images needs package tools, temporary
+/// space and the network, all of which the sandbox keeps away.
+pub(crate) fn may_provision(daemon: &Daemon) -> Result<(), Refusal> {
+    if daemon.role() == Role::System {
+        return Err(needs_builder(
+            "make kernels and images",
+            "banger kernel pull",
+        ));
+    }
+    Ok(())
+}
+
+/// Fails at once where kernel or image are missing and this daemon cannot make them.
+pub(crate) async fn require(daemon: &Daemon, draft: &VmDraft) -> Result<(), Refusal> {
+    if daemon.role() != Role::System {
+        return Ok(());
+    }
+    if draft.kernel.is_none() && look_up_kernel(daemon, draft).await?.is_none() {
+        let what = "make the default kernel, which is missing";
+        return Err(needs_builder(what, "banger kernel pull"));
+    }
+    match look_up_image(daemon, draft).await {
+        Err(ImagesError::NotFound { .. }) if is_default_image(daemon, draft).await? => {
+            let what = "make the default image, which is missing";
+            Err(needs_builder(what, "banger image build debian"))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn needs_builder(what: &str, hint: &str) -> Refusal {
+    Refusal::new(
+        ProblemCode::NeedsBuilder,
+        format!("{what}: the system's daemon is confined; a builder does it"),
+    )
+    .hint(hint)
+}
+
+/// Whether the draft's image is the default that can be made on demand.
+async fn is_default_image(daemon: &Daemon, draft: &VmDraft) -> Result<bool, Refusal> {
+    Ok(draft.image == DEBIAN && daemon.config().await?.vm.image == DEBIAN)
+}
+
 /// Waits until kernel and image are there, making the defaults if they are missing.
 pub(crate) async fn provide(
     daemon: &Arc<Daemon>,
@@ -28,10 +71,9 @@ pub(crate) async fn provide(
     if draft.kernel.is_none() && look_up_kernel(daemon, draft).await?.is_none() {
         pull_kernel(daemon, PullKernel::default(), &config, report).await?;
     }
-    let is_default = draft.image == DEBIAN && config.vm.image == DEBIAN;
     match look_up_image(daemon, draft).await {
         Ok(_) => Ok(()),
-        Err(ImagesError::NotFound { .. }) if is_default => {
+        Err(ImagesError::NotFound { .. }) if is_default_image(daemon, draft).await? => {
             let recipe = BuildImage {
                 recipe: DEBIAN.into(),
                 tag: None,
@@ -85,6 +127,7 @@ pub(crate) async fn pull_kernel(
     config: &Config,
     report: &Report,
 ) -> Result<Kernel, Refusal> {
+    may_provision(daemon)?;
     let mirror = asked.mirror.or_else(|| config.debian.mirror.clone());
     let suite = asked.suite.unwrap_or_else(|| config.debian.suite.clone());
     let images = daemon.images().clone();
@@ -106,6 +149,7 @@ pub(crate) async fn build_kernel(
     config: &Config,
     report: &Report,
 ) -> Result<Kernel, Refusal> {
+    may_provision(daemon)?;
     let mirror = asked.mirror.or_else(|| config.debian.mirror.clone());
     let suite = asked.suite.unwrap_or_else(|| config.debian.suite.clone());
     let options = KernelBuildOptions {
@@ -131,6 +175,7 @@ pub(crate) async fn build_image(
     config: &Config,
     report: &Report,
 ) -> Result<Image, Refusal> {
+    may_provision(daemon)?;
     if asked.recipe != DEBIAN {
         return Err(Refusal::invalid(format!(
             "build image {:?}: there is no such recipe",

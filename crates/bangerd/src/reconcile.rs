@@ -4,17 +4,20 @@
 //! start time and boot id that it is the same process. Then every record is brought into
 //! line with that, and last the directories of VMs that nobody knows are removed: they are
 //! ours by their place and the form of their name, in directories that only we can write.
+//! What the helper made is asked of the helper: the VMMs that it says run are taken over, all
+//! else that it has is reclaimed.
 
 mod strays;
 
 use crate::daemon::Daemon;
+use crate::network;
 use crate::problem::Refusal;
 use crate::vm::driver::Driver;
 use crate::vm::place::{self, VmPlace};
 use crate::vm::record::VmRecord;
 use banger_api::VmState;
-use banger_engine::{EngineError, Machine};
-use banger_names::{ByteSize, VmId};
+use banger_engine::{EngineError, EngineKind, Machine};
+use banger_names::{ByteSize, VmId, VmRef};
 use std::collections::HashSet;
 use std::path::Path;
 use std::sync::Arc;
@@ -48,10 +51,32 @@ pub(crate) async fn reconcile(daemon: &Arc<Daemon>) -> Result<(), Refusal> {
             banger_api::DaemonConfig::default().log_cap
         }
     };
+    if records
+        .iter()
+        .any(|record| record.is_helped && record.process.is_some())
+        && let Some(helper) = daemon.helper()
+    {
+        // Without its word nobody can tell whether those run, and they must not be given up.
+        helper.status().await?;
+    }
     let mut known = HashSet::new();
+    let mut kept = Vec::new();
+    let mut settled = Vec::new();
     for record in records {
         known.insert(record.id.clone());
-        settle(daemon, record, log_cap).await;
+        if let Some((record, machine)) = settle(daemon, record, log_cap).await {
+            if machine.is_some() && record.is_helped {
+                kept.extend(record.last_start());
+            }
+            settled.push((record, machine));
+        }
+    }
+    let is_reclaimed = reclaim(daemon, kept).await;
+    for (mut record, machine) in settled {
+        if machine.is_none() && is_reclaimed {
+            record.is_helped = false;
+        }
+        hand_over(daemon, record, machine).await;
     }
     let dirs = daemon.dirs().clone();
     let swept = tokio::task::spawn_blocking(move || {
@@ -66,7 +91,11 @@ pub(crate) async fn reconcile(daemon: &Arc<Daemon>) -> Result<(), Refusal> {
 
 /// Brings one record into line. Its failures are logged: one VM must not keep the daemon
 /// from starting.
-async fn settle(daemon: &Arc<Daemon>, mut record: VmRecord, log_cap: ByteSize) {
+async fn settle(
+    daemon: &Arc<Daemon>,
+    mut record: VmRecord,
+    log_cap: ByteSize,
+) -> Option<(VmRecord, Option<Arc<dyn Machine>>)> {
     let place = VmPlace::of(daemon.dirs(), &record.id);
     let goes = record.plan.ephemeral || record.state == VmState::Removing;
     let fate = fate_of(daemon, &record, &place, log_cap).await;
@@ -121,7 +150,7 @@ async fn settle(daemon: &Arc<Daemon>, mut record: VmRecord, log_cap: ByteSize) {
         match daemon.erase(&record.id).await {
             Ok(()) => {
                 tracing::info!(vm = %record.id, "removed a leftover");
-                return;
+                return None;
             }
             Err(error) => tracing::error!(vm = %record.id, %error, "remove a leftover"),
         }
@@ -129,6 +158,36 @@ async fn settle(daemon: &Arc<Daemon>, mut record: VmRecord, log_cap: ByteSize) {
     if machine.is_some() && record.state != VmState::Starting {
         record.state = VmState::Running;
     }
+    Some((record, machine))
+}
+
+/// Has the helper remove what belongs to no VM that runs; tells whether it did.
+async fn reclaim(daemon: &Arc<Daemon>, kept: Vec<VmRef>) -> bool {
+    let Some(helper) = daemon.helper() else {
+        return false;
+    };
+    let has_kept = !kept.is_empty();
+    match helper.reclaim(kept).await {
+        Ok(removed) => {
+            for what in removed {
+                tracing::info!(what, "reclaimed");
+            }
+            if has_kept && let Ok(config) = daemon.config().await {
+                let bridge = daemon.bridge();
+                bridge.take_up(daemon, helper, &config.network).await;
+            }
+            true
+        }
+        Err(error) => {
+            let refusal = error.refusal();
+            tracing::error!(error = %network::told(&refusal), "reclaim what is left of VMs");
+            false
+        }
+    }
+}
+
+/// Stores what became of a VM and gives it its driver.
+async fn hand_over(daemon: &Arc<Daemon>, record: VmRecord, machine: Option<Arc<dyn Machine>>) {
     if let Err(error) = daemon.database().update(&record).await {
         tracing::error!(vm = %record.id, %error, "store what became of it");
     }
@@ -140,7 +199,13 @@ async fn fate_of(daemon: &Daemon, record: &VmRecord, place: &VmPlace, log_cap: B
     let Some(process) = &record.process else {
         return Fate::None;
     };
-    let place = place.for_engine(log_cap);
+    if record.is_helped
+        && record.engine_kind == EngineKind::Firecracker
+        && daemon.helper().is_none()
+    {
+        return Fate::Stuck("it runs in a jail, and there is no helper now".into());
+    }
+    let place = place.for_engine(log_cap, daemon.jail(record));
     let adopting = daemon.adopt(record.engine_kind, process, &place);
     match tokio::time::timeout(ADOPT_LIMIT, adopting).await {
         Ok(Ok(machine)) => Fate::Runs(Arc::from(machine)),

@@ -5,11 +5,12 @@
 //! only when a connection would be answered (whoever started us waits for it).
 
 use crate::config::{self, ConfigError};
-use crate::daemon::{Daemon, Options};
+use crate::daemon::{Daemon, Options, Role};
 use crate::listen;
 use crate::lock::DaemonLock;
+use crate::notify;
 use crate::problem::Refusal;
-use banger_api::{Dirs, DirsError};
+use banger_api::{Dirs, DirsError, Install, InstallError};
 use rustix::fs::{Mode, OFlags};
 use std::io::Write;
 use std::os::fd::AsFd;
@@ -27,6 +28,9 @@ const MAX_LOG: u64 = 4 << 20;
 /// The longest path a Unix socket can have, in bytes.
 const MAX_SOCKET_PATH: usize = 107;
 
+/// A builder that has nothing to build ends after this time: the next one starts at once.
+const BUILDER_IDLE: Duration = Duration::from_secs(60);
+
 /// How long clients that had connected when an idle daemon hid its socket may take to be seen.
 const LAST_CALL: Duration = Duration::from_millis(100);
 
@@ -36,6 +40,18 @@ pub enum StartError {
     /// The directories cannot be used.
     #[error(transparent)]
     Dirs(#[from] DirsError),
+    /// The installation that it is to serve cannot be used.
+    #[error(transparent)]
+    Install(#[from] InstallError),
+    /// There is no installation to serve, or it is another user's.
+    #[error("serve an installation: {}", match .owner {
+        Some(owner) => format!("{} is for uid {owner}", Install::FILE),
+        None => format!("there is no {}", Install::FILE),
+    })]
+    NotOurs {
+        /// Whose installation there is.
+        owner: Option<u32>,
+    },
     /// Another daemon of this user runs.
     #[error("start: bangerd runs already{}", .pid.map(|pid| format!(" (process {pid})")).unwrap_or_default())]
     AlreadyRuns {
@@ -96,12 +112,46 @@ pub fn one_line(error: &StartError) -> String {
     parts.join(": ")
 }
 
+/// The directories for `role`.
+fn dirs(role: Role) -> Result<Dirs, StartError> {
+    if role == Role::Own {
+        return Ok(Dirs::from_env()?);
+    }
+    let uid = rustix::process::geteuid().as_raw();
+    let install = match Install::read()? {
+        Some(install) if install.owner.uid == uid => install,
+        other => {
+            let owner = other.map(|install| install.owner.uid);
+            return Err(StartError::NotOurs { owner });
+        }
+    };
+    match role {
+        Role::Builder => Ok(install.builder_dirs(Dirs::from_env()?)),
+        _ => Ok(install.dirs()),
+    }
+}
+
+/// Keeps other processes of this user from looking into this one, which may talk to root's
+/// helper and they may not, and keeps its memory out of core dumps.
+fn close_to_others() -> Result<(), StartError> {
+    rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable).map_err(
+        |errno| StartError::Io {
+            what: "close to other processes",
+            path: "bangerd".into(),
+            source: errno.into(),
+        },
+    )
+}
+
 /// Runs the daemon of this process's user until it has nothing to do or is told to end.
-pub fn run() -> Result<(), StartError> {
+pub fn run(role: Role) -> Result<(), StartError> {
     rustix::process::umask(Mode::from_raw_mode(0o077));
     // A daemon started by a shell leads its process group already and cannot; that is fine.
     let _session = rustix::process::setsid();
-    let dirs = Dirs::from_env()?;
+    if role == Role::System {
+        close_to_others()?;
+    }
+    let dirs = dirs(role)?;
     dirs.ensure_runtime()?;
     let lock = DaemonLock::await_end(&dirs.lock(), &dirs.socket())?;
     make_private(&dirs.state)?;
@@ -128,14 +178,14 @@ pub fn run() -> Result<(), StartError> {
             path: "bangerd".into(),
             source,
         })?;
-    let result = runtime.block_on(serve(dirs));
+    let result = runtime.block_on(serve(role, dirs));
     // What still blocks (an image build that was cancelled) may take a moment to notice.
     runtime.shutdown_timeout(Duration::from_secs(5));
     drop((state_lock, lock));
     result
 }
 
-async fn serve(dirs: Dirs) -> Result<(), StartError> {
+async fn serve(role: Role, dirs: Dirs) -> Result<(), StartError> {
     let socket = dirs.socket();
     let io = |what, source| StartError::Io {
         what,
@@ -145,29 +195,35 @@ async fn serve(dirs: Dirs) -> Result<(), StartError> {
     let mut terminate = signal(SignalKind::terminate()).map_err(|e| io("catch signals for", e))?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(|e| io("catch signals for", e))?;
     let config_path = dirs.config.clone();
-    let daemon = open(Options::new(dirs)).await?;
+    let daemon = open(Options::new(role, dirs)).await?;
     let listener = bind(&socket)?;
     let stop = CancellationToken::new();
     let server = tokio::spawn(listen::serve(Arc::clone(&daemon), listener, stop.clone()));
     announce_ready();
+    notify::tell(notify::State::Ready);
+    let alive = tokio::spawn(stay_alive(notify::alive_every()));
     // Looked for ahead of the first run. What fails here is told to whoever needs it.
     let ahead = Arc::clone(&daemon);
     drop(tokio::spawn(async move {
         let network = ahead.config().await.unwrap_or_default().vm.network;
-        ahead.engine(network).await.is_ok()
+        match network {
+            Some(network) => drop(ahead.engine(network).await),
+            None => drop(ahead.best_network().await),
+        }
     }));
     tracing::info!(socket = %socket.display(), version = env!("CARGO_PKG_VERSION"), "ready");
     let why = loop {
         tokio::select! {
             _ = terminate.recv() => break "told to terminate",
             _ = interrupt.recv() => break "interrupted",
-            () = daemon.activity().idle_for(|| idle_limit(&config_path)) => {}
+            () = daemon.activity().idle_for(|| idle_limit(role, &config_path)) => {}
         }
         if !is_called_back(&daemon, &socket).await {
             break "nothing to do";
         }
     };
     tracing::info!(why, "ending");
+    notify::tell(notify::State::Stopping);
     // First the name, so that a client that comes now starts a new daemon.
     match std::fs::remove_file(&socket) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
@@ -180,7 +236,18 @@ async fn serve(dirs: Dirs) -> Result<(), StartError> {
     if let Err(error) = server.await {
         tracing::error!(%error, "the server failed");
     }
+    alive.abort();
     Ok(())
+}
+
+/// Tells the service manager, as often as it wants to hear it, that the event loop turns.
+async fn stay_alive(every: Option<Duration>) {
+    let Some(every) = every else { return };
+    let mut tick = tokio::time::interval(every);
+    loop {
+        tick.tick().await;
+        notify::tell(notify::State::Alive);
+    }
 }
 
 /// Hides the socket of an idle daemon and looks whether a client had connected before that; for
@@ -209,7 +276,12 @@ pub async fn open(options: Options) -> Result<Arc<Daemon>, StartError> {
     Daemon::open(options).await.map_err(StartError::State)
 }
 
-fn idle_limit(config_path: &Path) -> Option<Duration> {
+fn idle_limit(role: Role, config_path: &Path) -> Option<Duration> {
+    match role {
+        Role::System => return None,
+        Role::Builder => return Some(BUILDER_IDLE),
+        Role::Own => {}
+    }
     let daemon = match config::load(config_path) {
         Ok(config) => config.daemon,
         Err(error) => {

@@ -1,6 +1,5 @@
 //! A small client of Firecracker's API: one connection a request, capped and with a deadline.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -10,10 +9,9 @@ use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use super::launch::API_SOCKET;
 use crate::EngineError;
 use crate::program::Version;
-use crate::socket::RunDir;
+use crate::socket::SocketFile;
 
 /// How long Firecracker may take to answer. Generous: an emulated host is slow.
 const LIMIT: Duration = Duration::from_secs(20);
@@ -24,12 +22,12 @@ const MAX_ANSWER: usize = 64 * 1024;
 /// The API of one Firecracker.
 #[derive(Debug)]
 pub(super) struct Api {
-    run: Arc<RunDir>,
+    socket: SocketFile,
 }
 
 impl Api {
-    pub(super) fn new(run: Arc<RunDir>) -> Self {
-        Self { run }
+    pub(super) fn new(socket: SocketFile) -> Self {
+        Self { socket }
     }
 
     /// Asks which version answers; the answer comes when the machine is built.
@@ -78,7 +76,7 @@ impl Api {
         body: Option<Value>,
     ) -> Result<Value, EngineError> {
         let asking = async {
-            let io = self.run.connect(API_SOCKET).await?;
+            let io = self.socket.connect().await?;
             exchange(io, method, path, body)
                 .await
                 .map_err(|reason| EngineError::Control { command, reason })

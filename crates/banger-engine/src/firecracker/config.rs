@@ -2,7 +2,6 @@
 
 use serde_json::{Value, json};
 
-use super::launch::VSOCK_SOCKET;
 use crate::{Cache, EngineError, MachineSpec, NetworkMode};
 
 /// The most virtual CPUs that Firecracker gives.
@@ -18,18 +17,33 @@ const GUEST_CID: u32 = 3;
 const CMDLINE: &str = "console=ttyS0 quiet reboot=k panic=1 oops=panic pci=off cryptomgr.notests \
                        random.trust_cpu=on net.ifnames=0 i8042.noaux i8042.nomux i8042.dumbkbd";
 
-/// The machine as Firecracker wants it told; with it, the machine runs at once. With
-/// `huge_pages` its memory is of 2 MiB pages, which must be there.
-pub(super) fn machine(spec: &MachineSpec, huge_pages: bool) -> Result<Value, EngineError> {
+/// The machine as Firecracker wants it told; with it, the machine runs at once. `vsock` is where
+/// it makes the vsock's socket. With `huge_pages` its memory is of 2 MiB pages, which must be there.
+pub(super) fn machine(
+    spec: &MachineSpec,
+    vsock: &str,
+    huge_pages: bool,
+) -> Result<Value, EngineError> {
     if spec.cpus > MAX_CPUS {
         return Err(EngineError::Spec(format!(
             "{} CPUs are more than Firecracker's {MAX_CPUS}",
             spec.cpus
         )));
     }
-    if spec.network != NetworkMode::None {
-        return Err(EngineError::Spec(super::NO_NETWORK.into()));
-    }
+    let card = match (spec.network, &spec.tap) {
+        (NetworkMode::None, None) => None,
+        (NetworkMode::Nat, Some(tap)) => Some(json!({
+            "iface_id": "eth0",
+            "guest_mac": tap.mac,
+            "host_dev_name": tap.name,
+        })),
+        (NetworkMode::User, _) => return Err(EngineError::Spec(super::NO_USER_NETWORK.into())),
+        (NetworkMode::None | NetworkMode::Nat, _) => {
+            return Err(EngineError::Spec(
+                "a network by NAT needs a tap, and no other does".into(),
+            ));
+        }
+    };
     let drives: Vec<Value> = spec
         .drives
         .iter()
@@ -52,7 +66,7 @@ pub(super) fn machine(spec: &MachineSpec, huge_pages: bool) -> Result<Value, Eng
         cmdline.push(' ');
         cmdline.push_str(&spec.cmdline_extra);
     }
-    Ok(json!({
+    let mut machine = json!({
         "boot-source": {
             "kernel_image_path": spec.kernel,
             "initrd_path": spec.initrd,
@@ -64,15 +78,19 @@ pub(super) fn machine(spec: &MachineSpec, huge_pages: bool) -> Result<Value, Eng
             "huge_pages": if huge_pages { "2M" } else { "None" },
         },
         "drives": drives,
-        "vsock": { "guest_cid": GUEST_CID, "uds_path": VSOCK_SOCKET },
+        "vsock": { "guest_cid": GUEST_CID, "uds_path": vsock },
         "entropy": {},
-    }))
+    });
+    if let Some(card) = card {
+        machine["network-interfaces"] = json!([card]);
+    }
+    Ok(machine)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Drive;
+    use crate::{Drive, Tap};
 
     fn spec() -> MachineSpec {
         MachineSpec {
@@ -95,18 +113,19 @@ mod tests {
                 },
             ],
             network: NetworkMode::None,
+            tap: None,
         }
     }
 
     #[test]
     fn machine_has_what_was_asked_and_no_more() {
-        let text = machine(&spec(), false).unwrap().to_string();
+        let text = machine(&spec(), "vsock.sock", false).unwrap().to_string();
         let machine: Value = serde_json::from_str(&text).unwrap();
         assert_eq!(
             machine["machine-config"],
             json!({"vcpu_count": 2, "mem_size_mib": 512, "huge_pages": "None"})
         );
-        let huge = super::machine(&spec(), true).unwrap();
+        let huge = super::machine(&spec(), "vsock.sock", true).unwrap();
         assert_eq!(huge["machine-config"]["huge_pages"], "2M");
         let drives = machine["drives"].as_array().unwrap();
         assert_eq!(
@@ -130,14 +149,37 @@ mod tests {
     }
 
     #[test]
+    fn machine_has_the_card_of_its_tap() {
+        let tap = Tap {
+            name: "tap-1".into(),
+            mac: "06:fc:ac:1e:00:02".into(),
+        };
+        let with_tap = MachineSpec {
+            network: NetworkMode::Nat,
+            tap: Some(tap),
+            ..spec()
+        };
+        let machine = machine(&with_tap, "v", false).unwrap();
+        assert_eq!(
+            machine["network-interfaces"],
+            json!([{"iface_id": "eth0", "guest_mac": "06:fc:ac:1e:00:02", "host_dev_name": "tap-1"}])
+        );
+    }
+
+    #[test]
     fn machine_refuses_a_network_and_too_many_cpus() {
         let with_network = MachineSpec {
             network: NetworkMode::User,
             ..spec()
         };
-        let error = machine(&with_network, false).unwrap_err().to_string();
-        assert!(error.contains("no network"), "{error}");
+        let error = machine(&with_network, "v", false).unwrap_err().to_string();
+        assert!(error.contains("network"), "{error}");
+        let without_tap = MachineSpec {
+            network: NetworkMode::Nat,
+            ..spec()
+        };
+        assert!(machine(&without_tap, "v", false).is_err());
         let wide = MachineSpec { cpus: 33, ..spec() };
-        assert!(machine(&wide, false).is_err());
+        assert!(machine(&wide, "v", false).is_err());
     }
 }

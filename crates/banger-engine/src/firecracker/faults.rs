@@ -47,7 +47,7 @@ const FAULTS: [Fault; 3] = [
             (Version::new(1, 14, 0), Version::new(1, 14, 0)),
         ],
         what: "its jailer follows a symbolic link in the jail (CVE-2026-1386)",
-        answer: "the jailer is not used",
+        answer: "each jail is made anew and is root's alone, so nobody can put one there",
         fix: "install Firecracker 1.14.4, 1.15.1 or later",
     },
     Fault {

@@ -24,7 +24,7 @@ pub(crate) fn find() -> Result<Found, Missing> {
     let own = beside
         .iter()
         .filter_map(|exe| exe.parent())
-        .map(|dir| dir.join("../lib/banger"));
+        .flat_map(|dir| [dir.to_owned(), dir.join("../lib/banger")]);
     let dirs: Vec<PathBuf> = own.chain(DIRS.map(PathBuf::from)).collect();
     let found = FIRECRACKER.find(&dirs, path.as_deref())?;
     if found.version < OLDEST {

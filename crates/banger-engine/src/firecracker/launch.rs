@@ -1,6 +1,5 @@
 //! How a Firecracker comes into our hands: started, or taken over after a restart of the daemon.
 
-use std::fs::OpenOptions;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
@@ -10,7 +9,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use command_fds::{CommandFdExt, FdMapping};
-use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -20,18 +18,19 @@ use super::api::Api;
 use super::config;
 use super::huge;
 use super::machine::{FirecrackerMachine, last_words};
-use super::vsock::{Vsock, ready_socket};
-use crate::held::{CONSOLE_LOG, Held, Sources, VMM_LOG};
+use super::vsock::{Called, Vsock, ready_socket};
+use super::{jailed, locks};
+use crate::held::{CONSOLE_LOG, Held, Sources, VMM_LOG, Vmm};
 use crate::log::{CappedLog, drain};
 use crate::process::Process;
-use crate::socket::RunDir;
-use crate::{Drive, EngineError, MachineSpec, Place, ProcessId};
+use crate::socket::{RunDir, SocketFile};
+use crate::{EngineError, MachineSpec, Place, ProcessId};
 
 pub(super) const API_SOCKET: &str = "api.sock";
 pub(super) const VSOCK_SOCKET: &str = "vsock.sock";
-const CONSOLE_FIFO: &str = "console.fifo";
-const VMM_FIFO: &str = "vmm.fifo";
-const MACHINE_FILE: &str = "machine.json";
+pub(super) const CONSOLE_FIFO: &str = "console.fifo";
+pub(super) const VMM_FIFO: &str = "vmm.fifo";
+pub(super) const MACHINE_FILE: &str = "machine.json";
 
 /// How long Firecracker may take to make its sockets. Generous: an emulated host is slow.
 const LIMIT: Duration = Duration::from_secs(20);
@@ -48,7 +47,7 @@ pub(super) async fn start(
     place: &Place,
 ) -> Result<FirecrackerMachine, EngineError> {
     let huge_pages = spec.huge_pages && huge::suffice(spec.mem_mib);
-    let machine = config::machine(spec, huge_pages)?;
+    let machine = config::machine(spec, VSOCK_SOCKET, huge_pages)?;
     let run = Arc::new(RunDir::open(&place.run_dir)?);
     let console_log = CappedLog::begin(place, CONSOLE_LOG).await?;
     let vmm_log = CappedLog::begin(place, VMM_LOG).await?;
@@ -63,19 +62,22 @@ pub(super) async fn start(
         run.remove(name)
             .map_err(EngineError::io(format!("remove an old {name:?}")))?;
     }
-    let vsock = Vsock::of_new(Arc::clone(&run))?;
+    let called = Called::listen(Arc::clone(&run))?;
     let (console, stdout) = run.make_fifo(CONSOLE_FIFO)?;
     let (words, stderr) = run.make_fifo(VMM_FIFO)?;
     let appearing = Appearing::watch(Arc::clone(&run))?;
-    let process = spawn(program, &run, lock(&spec.drives)?, stdout, stderr)?;
+    let locks = locks::take(&spec.drives)?;
+    let process = spawn(program, &run, locks, stdout, stderr)?;
     unfinished.process = Some(process.clone());
 
     let sources = sources(console, console_log, words, vmm_log);
-    let held = Held::watch(process, sources, place, last_words);
+    let held = Held::watch(Vmm::Ours(process), sources, place, last_words);
     // It listens at its API's socket before it makes this one.
     held.answers(appearing.wait_for(VSOCK_SOCKET)).await?;
     unfinished.done = true;
-    Ok(FirecrackerMachine::new(held, Api::new(run), vsock))
+    let (api, vsock) = sockets(&run);
+    let vsock = Vsock::of_new(vsock, called);
+    Ok(FirecrackerMachine::new(held, Api::new(api), vsock))
 }
 
 /// Takes over a Firecracker that runs.
@@ -83,21 +85,32 @@ pub(crate) async fn adopt(
     id: &ProcessId,
     place: &Place,
 ) -> Result<FirecrackerMachine, EngineError> {
+    if let Some(jail) = &place.jail {
+        return jailed::adopt(jail, place).await;
+    }
     let process = Process::adopt(id)?;
     let run = Arc::new(RunDir::open(&place.run_dir)?);
     let console_log = CappedLog::go_on(place, CONSOLE_LOG).await?;
     let vmm_log = CappedLog::go_on(place, VMM_LOG).await?;
     let console = run.read_fifo(CONSOLE_FIFO)?;
     let words = run.read_fifo(VMM_FIFO)?;
-    let vsock = Vsock::of_running(Arc::clone(&run))?;
+    let called = Called::listen(Arc::clone(&run))?;
+    let (api, vsock) = sockets(&run);
+    let vsock = Vsock::of_running(vsock, called);
     let sources = sources(console, console_log, words, vmm_log);
-    let held = Held::watch(process, sources, place, last_words);
-    let api = Api::new(run);
+    let held = Held::watch(Vmm::Ours(process), sources, place, last_words);
+    let api = Api::new(api);
     held.answers(api.version()).await?;
     Ok(FirecrackerMachine::new(held, api, vsock))
 }
 
-fn sources(
+/// Where Firecracker makes its API's socket and the vsock's.
+fn sockets(run: &Arc<RunDir>) -> (SocketFile, SocketFile) {
+    let file = |name| SocketFile::InRunDir(Arc::clone(run), name);
+    (file(API_SOCKET), file(VSOCK_SOCKET))
+}
+
+pub(super) fn sources(
     console: Receiver,
     console_log: CappedLog,
     words: Receiver,
@@ -134,40 +147,11 @@ impl Drop for Unfinished {
     }
 }
 
-/// Locks the drives: the writable ones for one machine, the others against writers. The locks
-/// belong to the open files, so they last as long as the Firecracker that inherits those.
-fn lock(drives: &[Drive]) -> Result<Vec<FdMapping>, EngineError> {
-    let mut locked = Vec::new();
-    for (child_fd, drive) in (FIRST_LOCK..).zip(drives) {
-        let operation = if drive.read_only {
-            FlockOperation::NonBlockingLockShared
-        } else {
-            FlockOperation::NonBlockingLockExclusive
-        };
-        let open = OpenOptions::new().read(true).open(&drive.path);
-        let lock = open.and_then(|file| match flock(&file, operation) {
-            Ok(()) => Ok(file),
-            Err(Errno::WOULDBLOCK) => Err(io::Error::other("another VM uses it")),
-            Err(errno) => Err(errno.into()),
-        });
-        let file = lock.map_err(|source| EngineError::File {
-            what: "drive",
-            path: drive.path.clone(),
-            source,
-        })?;
-        locked.push(FdMapping {
-            parent_fd: file.into(),
-            child_fd,
-        });
-    }
-    Ok(locked)
-}
-
 /// Spawns Firecracker with nothing of ours but its ends of the FIFOs and the locks.
 fn spawn(
     program: &Path,
     run: &RunDir,
-    locks: Vec<FdMapping>,
+    locks: Vec<OwnedFd>,
     stdout: OwnedFd,
     stderr: OwnedFd,
 ) -> Result<Process, EngineError> {
@@ -182,8 +166,14 @@ fn spawn(
         .stdout(stdout)
         .stderr(stderr)
         .process_group(0);
+    let kept = (FIRST_LOCK..)
+        .zip(locks)
+        .map(|(child_fd, parent_fd)| FdMapping {
+            parent_fd,
+            child_fd,
+        });
     command
-        .fd_mappings(locks)
+        .fd_mappings(kept.collect())
         .map_err(|error| EngineError::io(step())(io::Error::other(error)))?;
     let mut child = command.spawn().map_err(EngineError::io(step()))?;
     // Reaped through its pidfd by the watch task, or by the undoing of a failed start.

@@ -1,6 +1,8 @@
 //! One Firecracker in our hands: what is asked of it, and how what it says of its end is
 //! understood.
 
+use std::os::fd::OwnedFd;
+
 use async_trait::async_trait;
 
 use super::api::Api;
@@ -26,11 +28,26 @@ pub(crate) struct FirecrackerMachine {
     held: Held,
     api: Api,
     vsock: Vsock,
+    /// The locks on its drives, where it does not have them itself.
+    _locks: Vec<OwnedFd>,
 }
 
 impl FirecrackerMachine {
     pub(super) fn new(held: Held, api: Api, vsock: Vsock) -> Self {
-        Self { held, api, vsock }
+        Self {
+            held,
+            api,
+            vsock,
+            _locks: Vec::new(),
+        }
+    }
+
+    /// Holds these locks for as long as the machine is held.
+    pub(super) fn with_locks(self, locks: Vec<OwnedFd>) -> Self {
+        Self {
+            _locks: locks,
+            ..self
+        }
     }
 }
 

@@ -1,4 +1,4 @@
-//! Firecracker as an engine, unjailed, as the user.
+//! Firecracker as an engine: unjailed, as the user, or in a [`crate::Jail`].
 //!
 //! The machine is told in one file and runs at once; the API is for what comes later. In the
 //! run directory, which is also its working directory, are `machine.json`, the API's socket
@@ -6,13 +6,18 @@
 //! serial console goes by way of Firecracker's standard output, and `vmm.fifo` for its log.
 //! Firecracker's ends of those never block and keep a reader open themselves: while no daemon
 //! reads, a guest goes on undisturbed, and what they can hold is there for the next daemon.
+//!
+//! In a jail ([`jailed`]) the same files are opened here and shown there; what Firecracker makes
+//! itself, its two sockets, is handed back as open files.
 
 mod api;
 mod config;
 mod faults;
 mod find;
 mod huge;
+mod jailed;
 mod launch;
+mod locks;
 mod machine;
 #[cfg(test)]
 mod tests;
@@ -31,21 +36,34 @@ pub(crate) use faults::of as faults_of;
 pub(crate) use find::find;
 pub(crate) use launch::adopt;
 
-/// Why a VM with a network cannot be had.
+/// Why a VM with a network cannot be had where there is no jail.
 pub(crate) const NO_NETWORK: &str = "it has no network without root";
+
+/// Why a VM cannot have this network.
+pub(crate) const NO_USER_NETWORK: &str = "it has no user-mode network";
 
 /// Firecracker, found and chosen.
 #[derive(Debug)]
 pub(crate) struct Firecracker {
-    program: PathBuf,
-    version: Version,
+    /// Ours; in a jail, the jail's own.
+    program: Option<PathBuf>,
+    /// Its version, as far as we can see it.
+    version: Option<Version>,
 }
 
 impl Firecracker {
     pub(crate) fn new(found: Found) -> Self {
         Self {
-            program: found.path,
-            version: found.version,
+            program: Some(found.path),
+            version: Some(found.version),
+        }
+    }
+
+    /// One that runs in jails only.
+    pub(crate) fn jailed(version: Option<Version>) -> Self {
+        Self {
+            program: None,
+            version,
         }
     }
 }
@@ -57,16 +75,26 @@ impl Engine for Firecracker {
     }
 
     fn describe(&self) -> String {
-        format!("Firecracker {}, KVM", self.version)
+        let version = self.version.map(|version| format!(" {version}"));
+        let jailed = if self.program.is_none() {
+            ", jailed"
+        } else {
+            ""
+        };
+        format!("Firecracker{}, KVM{jailed}", version.unwrap_or_default())
     }
 
-    fn guest_modules(&self) -> &'static [&'static str] {
-        &[
+    fn guest_modules(&self, network: NetworkMode) -> Vec<&'static str> {
+        let mut modules = vec![
             "virtio_mmio",
             "virtio_blk",
             "vmw_vsock_virtio_transport",
             "virtio_rng",
-        ]
+        ];
+        if network != NetworkMode::None {
+            modules.push("virtio_net");
+        }
+        modules
     }
 
     fn guest_network(&self, _: NetworkMode) -> Option<Network> {
@@ -87,7 +115,15 @@ impl Engine for Firecracker {
         place: &Place,
     ) -> Result<Box<dyn Machine>, EngineError> {
         spec.check()?;
-        Ok(Box::new(launch::start(&self.program, spec, place).await?))
+        Ok(Box::new(match (&self.program, &place.jail) {
+            (Some(program), None) => launch::start(program, spec, place).await?,
+            (None, Some(jail)) => jailed::start(jail, spec, place).await?,
+            (Some(_), Some(_)) | (None, None) => {
+                return Err(EngineError::Spec(
+                    "its jail is there and not wanted, or wanted and not there".into(),
+                ));
+            }
+        }))
     }
 
     async fn adopt(

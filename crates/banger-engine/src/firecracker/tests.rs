@@ -58,6 +58,7 @@ impl TestPlace {
             run_dir,
             log_dir,
             log_cap: 64 * 1024,
+            jail: None,
         };
         Self { dir, place }
     }
@@ -78,6 +79,7 @@ impl TestPlace {
             cmdline_extra: String::new(),
             drives: Vec::new(),
             network: NetworkMode::None,
+            tap: None,
         }
     }
 

@@ -16,7 +16,7 @@ use tokio::task::AbortHandle;
 
 use super::launch::VSOCK_SOCKET;
 use crate::EngineError;
-use crate::socket::RunDir;
+use crate::socket::{RunDir, SocketFile};
 
 /// The longest answer: `OK`, a port, a line's end.
 const MAX_ANSWER: usize = 32;
@@ -30,10 +30,43 @@ pub(super) fn ready_socket() -> String {
     format!("{VSOCK_SOCKET}_{READY_PORT}")
 }
 
+/// How often a guest is asked whose call nobody could hear: see [`Vsock::of_jailed`].
+const ASK_AGAIN: Duration = Duration::from_millis(250);
+
+/// Our socket for the guest's call, listening.
+#[derive(Debug)]
+pub(super) struct Called {
+    run: Arc<RunDir>,
+    listener: UnixListener,
+}
+
+impl Called {
+    /// Makes it in the run directory.
+    pub(super) fn listen(run: Arc<RunDir>) -> Result<Self, EngineError> {
+        let name = ready_socket();
+        let listener = run.listen(&name)?;
+        let listen = |listener: std::os::unix::net::UnixListener| {
+            listener.set_nonblocking(true)?;
+            UnixListener::from_std(listener)
+        };
+        let listener = listen(listener).map_err(EngineError::io(format!("listen at {name:?}")))?;
+        Ok(Self { run, listener })
+    }
+
+    async fn heard(self) -> Result<(), String> {
+        let called = self.listener.accept().await.map(drop);
+        drop(self.listener);
+        if let Err(error) = self.run.remove(&ready_socket()) {
+            crate::warn_io("remove the socket for the guest's call", &error);
+        }
+        called.map_err(|error| error.to_string())
+    }
+}
+
 /// The way to one guest's agent.
 #[derive(Debug)]
 pub(super) struct Vsock {
-    run: Arc<RunDir>,
+    socket: SocketFile,
     ready: watch::Receiver<Option<Result<(), String>>>,
     task: AbortHandle,
 }
@@ -45,39 +78,49 @@ impl Drop for Vsock {
 }
 
 impl Vsock {
-    /// The way to a guest that will boot.
-    pub(super) fn of_new(run: Arc<RunDir>) -> Result<Self, EngineError> {
-        Self::new(run, false)
+    /// The way to a guest that will boot and call.
+    pub(super) fn of_new(socket: SocketFile, called: Called) -> Self {
+        Self::new(socket, called.heard())
     }
 
-    /// The way to a guest that may have said already that it is ready.
-    pub(super) fn of_running(run: Arc<RunDir>) -> Result<Self, EngineError> {
-        Self::new(run, true)
-    }
-
-    fn new(run: Arc<RunDir>, may_be_ready: bool) -> Result<Self, EngineError> {
-        let name = ready_socket();
-        let listener = run.listen(&name)?;
-        let listen = |listener: std::os::unix::net::UnixListener| {
-            listener.set_nonblocking(true)?;
-            UnixListener::from_std(listener)
-        };
-        let listener = listen(listener).map_err(EngineError::io(format!("listen at {name:?}")))?;
-        let (tell, ready) = watch::channel(None);
-        let called = Arc::clone(&run);
-        let task = tokio::spawn(async move {
-            let result = until_ready(&called, &listener, may_be_ready).await;
-            drop(listener);
-            if let Err(error) = called.remove(&name) {
-                crate::warn_io(&format!("remove {name:?}"), &error);
+    /// The way to a guest that may have called already.
+    pub(super) fn of_running(socket: SocketFile, called: Called) -> Self {
+        let asked = socket.clone();
+        Self::new(socket, async move {
+            tokio::select! {
+                called = called.heard() => called,
+                () = answers(&asked) => Ok(()),
             }
+        })
+    }
+
+    /// The way to a guest that runs in a jail since before this daemon. The socket that it
+    /// calls at ended with the one that made it and cannot be put into the jail anew; so a
+    /// guest that was not ready then, and no other, is asked again and again.
+    pub(super) fn of_jailed(socket: SocketFile) -> Self {
+        let asked = socket.clone();
+        Self::new(socket, async move {
+            while open(&asked, AGENT_PORT).await.is_err() {
+                tokio::time::sleep(ASK_AGAIN).await;
+            }
+            Ok(())
+        })
+    }
+
+    fn new(
+        socket: SocketFile,
+        until_ready: impl Future<Output = Result<(), String>> + Send + 'static,
+    ) -> Self {
+        let (tell, ready) = watch::channel(None);
+        let task = tokio::spawn(async move {
+            let result = until_ready.await;
             tell.send_replace(Some(result));
         });
-        Ok(Self {
-            run,
+        Self {
+            socket,
             ready,
             task: task.abort_handle(),
-        })
+        }
     }
 
     /// Resolves when the agent listens.
@@ -91,35 +134,22 @@ impl Vsock {
 
     /// Opens a stream to the guest's port.
     pub(super) async fn open(&self, port: u32) -> Result<UnixStream, String> {
-        open(&self.run, port).await
+        open(&self.socket, port).await
     }
 }
 
-async fn until_ready(
-    run: &RunDir,
-    listener: &UnixListener,
-    may_be_ready: bool,
-) -> Result<(), String> {
-    let answers = async {
-        if may_be_ready && open(run, AGENT_PORT).await.is_ok() {
-            return;
-        }
+/// Resolves if the agent listens now.
+async fn answers(socket: &SocketFile) {
+    if open(socket, AGENT_PORT).await.is_err() {
         // It does not listen yet, so its call is still to come.
         std::future::pending().await
-    };
-    tokio::select! {
-        called = listener.accept() => called.map(drop).map_err(|error| error.to_string()),
-        () = answers => Ok(()),
     }
 }
 
-async fn open(run: &RunDir, port: u32) -> Result<UnixStream, String> {
+async fn open(socket: &SocketFile, port: u32) -> Result<UnixStream, String> {
     loop {
         let began = Instant::now();
-        let mut stream = run
-            .connect(VSOCK_SOCKET)
-            .await
-            .map_err(|error| error.to_string())?;
+        let mut stream = socket.connect().await.map_err(|error| error.to_string())?;
         match greet(&mut stream, port).await {
             Ok(()) => return Ok(stream),
             Err(Broken::Refused) if began.elapsed() >= SLOW => {}
@@ -225,10 +255,15 @@ mod tests {
         (dir, run)
     }
 
+    fn socket(run: &Arc<RunDir>) -> SocketFile {
+        SocketFile::InRunDir(Arc::clone(run), VSOCK_SOCKET)
+    }
+
     #[tokio::test]
     async fn the_guests_call_makes_it_ready_once() {
         let (dir, run) = run_dir();
-        let vsock = Vsock::of_new(Arc::clone(&run)).unwrap();
+        let called = Called::listen(Arc::clone(&run)).unwrap();
+        let vsock = Vsock::of_new(socket(&run), called);
         assert!(vsock.ready.borrow().is_none());
         drop(run.connect(&ready_socket()).await.unwrap());
         vsock.ready().await.unwrap();
@@ -244,7 +279,8 @@ mod tests {
             let listener = run.listen(VSOCK_SOCKET).unwrap();
             listener.set_nonblocking(true).unwrap();
             let listener = UnixListener::from_std(listener).unwrap();
-            let vsock = Vsock::of_running(Arc::clone(&run)).unwrap();
+            let called = Called::listen(Arc::clone(&run)).unwrap();
+            let vsock = Vsock::of_running(socket(&run), called);
             let (mut asked, _) = listener.accept().await.unwrap();
             if listens {
                 asked.write_all(b"OK 1\n").await.unwrap();

@@ -150,6 +150,7 @@ mod tests {
                 },
             ],
             network: NetworkMode::None,
+            tap: None,
         }
     }
 

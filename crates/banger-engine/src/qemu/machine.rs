@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::link::Link;
 use super::qmp::{Announcement, Qmp};
-use crate::held::{Held, LastWords, Sources};
+use crate::held::{Held, LastWords, Sources, Vmm};
 use crate::process::Process;
 use crate::socket::RunDir;
 use crate::{BoxStream, EngineError, Machine, Place, ProcessId, VmmExit};
@@ -36,9 +36,11 @@ impl QemuMachine {
         let announcement = Announcement::default();
         let (qmp, monitor) = Qmp::spawn(monitor, Arc::clone(&announcement));
         sources.others.push(monitor);
-        let held = Held::watch(process, sources, place, move |last_lines| LastWords {
-            announced: *announcement.lock().unwrap_or_else(PoisonError::into_inner),
-            detail: last_lines,
+        let held = Held::watch(Vmm::Ours(process), sources, place, move |last_lines| {
+            LastWords {
+                announced: *announcement.lock().unwrap_or_else(PoisonError::into_inner),
+                detail: last_lines,
+            }
         });
         Self {
             held,

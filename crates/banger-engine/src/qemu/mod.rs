@@ -57,6 +57,9 @@ impl Qemu {
     }
 }
 
+/// Why a VM with a tap cannot be had.
+pub(crate) const NO_TAP: &str = "QEMU is not given a tap: it runs unjailed";
+
 #[async_trait]
 impl Engine for Qemu {
     fn kind(&self) -> EngineKind {
@@ -71,8 +74,8 @@ impl Engine for Qemu {
         }
     }
 
-    fn guest_modules(&self) -> &'static [&'static str] {
-        &[
+    fn guest_modules(&self, _: NetworkMode) -> Vec<&'static str> {
+        vec![
             "virtio_pci",
             "virtio_blk",
             "virtio_console",
@@ -83,7 +86,7 @@ impl Engine for Qemu {
 
     fn guest_network(&self, mode: NetworkMode) -> Option<Network> {
         match mode {
-            NetworkMode::None => None,
+            NetworkMode::None | NetworkMode::Nat => None,
             NetworkMode::User => Some(Network {
                 address: "10.0.2.15/24".into(),
                 gateway: "10.0.2.2".into(),
@@ -108,6 +111,9 @@ impl Engine for Qemu {
         place: &Place,
     ) -> Result<Box<dyn Machine>, EngineError> {
         spec.check()?;
+        if spec.network == NetworkMode::Nat {
+            return Err(EngineError::Spec(NO_TAP.into()));
+        }
         let args = args::build(self.accel, self.firmware.as_deref(), spec);
         Ok(Box::new(launch::start(&self.program, args, place).await?))
     }

@@ -35,7 +35,7 @@ async fn choose_explains_itself_and_refuses_an_unusable_kvm() {
     assert_eq!(engine.drive_device(1), "/dev/vdb");
     assert!(engine.guest_network(NetworkMode::None).is_none());
     assert!(engine.guest_network(NetworkMode::User).is_some());
-    let findings = banger_engine::Host::look().findings();
+    let findings = banger_engine::Host::look().findings(false);
     assert!(findings.iter().any(|finding| finding.subject == "qemu"));
     if let banger_engine::Kvm::Unusable { reason, .. } = banger_engine::probe_kvm() {
         let error = place::qemu(Some(Accel::Kvm)).unwrap_err();

@@ -28,6 +28,7 @@ impl TestPlace {
             run_dir,
             log_dir,
             log_cap: 64 * 1024,
+            jail: None,
         };
         Self { dir, place }
     }
@@ -47,6 +48,7 @@ impl TestPlace {
             cmdline_extra: String::new(),
             drives: Vec::new(),
             network: NetworkMode::User,
+            tap: None,
         }
     }
 
@@ -91,6 +93,7 @@ pub(crate) fn qemu(accel: Option<Accel>) -> Result<Arc<dyn Engine>, EngineError>
         engine: Some(EngineKind::Qemu),
         accel,
         network: NetworkMode::User,
+        jailed: false,
     })
 }
 

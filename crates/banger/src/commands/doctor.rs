@@ -33,11 +33,12 @@ impl Args {
     }
 }
 
-/// The findings, a line each, with their fixes below; `only_bad` leaves out what is well.
-fn render(host: &HostView, only_bad: bool) -> String {
+/// The findings, a line each, with their fixes below, and how many are well, warnings and failed;
+/// `only_bad` leaves out what is well.
+pub(crate) fn findings(checks: &[Check], only_bad: bool) -> (String, [usize; 3]) {
     let mut out = String::new();
     let mut counts = [0; 3];
-    for check in &host.checks {
+    for check in checks {
         let (count, word) = match check.status {
             CheckStatus::Ok => (&mut counts[0], "ok  "),
             CheckStatus::Warning => (&mut counts[1], "warn"),
@@ -53,6 +54,12 @@ fn render(host: &HostView, only_bad: bool) -> String {
             out.push_str(&format!("      fix: {}\n", sanitize::line(fix)));
         }
     }
+    (out, counts)
+}
+
+/// The findings and what follows from them.
+fn render(host: &HostView, only_bad: bool) -> String {
+    let (mut out, counts) = findings(&host.checks, only_bad);
     if only_bad {
         return out;
     }

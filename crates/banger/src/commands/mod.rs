@@ -9,6 +9,7 @@ pub(crate) mod kernel;
 pub(crate) mod ps;
 pub(crate) mod ssh_config;
 pub(crate) mod ssh_proxy;
+pub(crate) mod system;
 pub(crate) mod version;
 pub(crate) mod vm;
 

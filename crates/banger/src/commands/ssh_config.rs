@@ -21,7 +21,7 @@ pub(crate) struct Args {
 impl Args {
     pub(crate) fn run(self, app: &App) -> Result<(), CliError> {
         let dirs = app.dirs()?;
-        let block = config_block(&dirs.known_hosts(), &dirs.ssh_identity())?;
+        let block = config_block(app.rootless, &dirs.known_hosts(), &dirs.ssh_identity())?;
         if !self.install {
             return app.ui.text(&block);
         }

@@ -54,6 +54,7 @@ async fn import(
     asked: ImportImage,
     report: &provision::Report,
 ) -> Result<Image, Refusal> {
+    provision::may_provision(daemon)?;
     let path = absolute(&asked.path)?;
     let images = daemon.images().clone();
     let tag = asked.tag;

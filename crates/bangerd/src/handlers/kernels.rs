@@ -52,6 +52,7 @@ pub(crate) async fn add(
 }
 
 async fn import(daemon: &Daemon, asked: ImportKernel, report: &Report) -> Result<Kernel, Refusal> {
+    provision::may_provision(daemon)?;
     let path = absolute(&asked.path)?;
     let modules = asked.modules.as_deref().map(absolute).transpose()?;
     let images = daemon.images().clone();

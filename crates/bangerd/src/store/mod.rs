@@ -6,6 +6,7 @@
 mod schema;
 mod vms;
 
+use banger_names::Subnet;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -47,6 +48,12 @@ pub enum StoreError {
         what: &'static str,
         /// The name or id.
         text: String,
+    },
+    /// Every address of the subnet is a VM's.
+    #[error("give the VM an address: all of {subnet} are taken")]
+    NoAddress {
+        /// The subnet.
+        subnet: Subnet,
     },
     /// A row is not what was written.
     #[error("understand the row of {id:?}")]

@@ -5,7 +5,8 @@ use rusqlite::Connection;
 use std::time::Duration;
 
 /// The schema's steps; the file's `user_version` says how many were taken.
-const STEPS: [&str; 1] = ["
+const STEPS: [&str; 2] = [
+    "
     CREATE TABLE vms (
         id TEXT PRIMARY KEY,
         name TEXT NOT NULL UNIQUE,
@@ -13,7 +14,12 @@ const STEPS: [&str; 1] = ["
         generation INTEGER NOT NULL,
         record TEXT NOT NULL
     ) STRICT;
-"];
+",
+    "
+    ALTER TABLE vms ADD COLUMN address TEXT;
+    CREATE UNIQUE INDEX vms_address ON vms (address);
+",
+];
 
 /// Sets the connection up and brings the schema up to date.
 pub(super) fn prepare(connection: &mut Connection) -> Result<(), StoreError> {

@@ -3,8 +3,8 @@
 use super::*;
 use crate::vm::plan::{HostFacts, RESERVE, draft};
 use crate::vm::record::VmRecord;
-use banger_api::{Config, VmSpec, VmState};
-use banger_names::{ByteSize, Digest, VmId};
+use banger_api::{Config, NetworkMode, VmSpec, VmState};
+use banger_names::{ByteSize, Digest, Subnet, VmId};
 use std::os::unix::fs::PermissionsExt;
 
 fn record(bits: u32, name: &str) -> VmRecord {
@@ -16,6 +16,8 @@ fn record(bits: u32, name: &str) -> VmRecord {
         memory: ByteSize::gib(4),
         disk_free: ByteSize::gib(4),
         reserve: RESERVE,
+        has_helper: true,
+        network: NetworkMode::Nat,
     };
     let id = VmId::from_bits(bits);
     let digest = Digest::from_sha256([7; 32]);
@@ -32,7 +34,7 @@ async fn rows_come_back_as_written_after_reopening() {
     let path = temp.path().join("bangerd.db");
     let mut one = record(1, "one");
     let database = Database::open(&path).unwrap();
-    database.insert(&one).await.unwrap();
+    database.insert(&mut one, None).await.unwrap();
     one.begin();
     one.end(VmState::Crashed, "failed", "because");
     database.update(&one).await.unwrap();
@@ -48,10 +50,16 @@ async fn rows_come_back_as_written_after_reopening() {
 async fn insert_refuses_taken_names_and_ids() {
     let temp = tempfile::tempdir().unwrap();
     let database = Database::open(&temp.path().join("bangerd.db")).unwrap();
-    database.insert(&record(1, "one")).await.unwrap();
-    let name = database.insert(&record(2, "one")).await.unwrap_err();
+    database.insert(&mut record(1, "one"), None).await.unwrap();
+    let name = database
+        .insert(&mut record(2, "one"), None)
+        .await
+        .unwrap_err();
     assert!(matches!(name, StoreError::Taken { what: "name", .. }));
-    let id = database.insert(&record(1, "two")).await.unwrap_err();
+    let id = database
+        .insert(&mut record(1, "two"), None)
+        .await
+        .unwrap_err();
     assert!(matches!(id, StoreError::Taken { what: "id", .. }));
     assert_eq!(database.all().await.unwrap().len(), 1);
 }
@@ -63,7 +71,7 @@ async fn update_of_an_older_generation_changes_nothing() {
     let old = record(1, "one");
     let mut new = old.clone();
     new.begin();
-    database.insert(&new).await.unwrap();
+    database.insert(&mut new, None).await.unwrap();
     database.update(&old).await.unwrap();
     assert_eq!(database.all().await.unwrap(), vec![new]);
 }
@@ -108,8 +116,8 @@ async fn full_disk_is_told_apart_from_a_fault() {
     database.call(limit).await.unwrap();
     let mut refusal = None;
     for number in 0..100 {
-        let record = record(number, &format!("vm{number}"));
-        if let Err(error) = database.insert(&record).await {
+        let mut record = record(number, &format!("vm{number}"));
+        if let Err(error) = database.insert(&mut record, None).await {
             refusal = Some(crate::problem::Refusal::from(error).0);
             break;
         }
@@ -117,4 +125,77 @@ async fn full_disk_is_told_apart_from_a_fault() {
     let refusal = refusal.unwrap();
     assert_eq!(refusal.code, banger_api::ProblemCode::Exhausted);
     assert!(refusal.hint.unwrap().contains("disk space"));
+}
+
+#[tokio::test]
+async fn parallel_creates_get_addresses_of_their_own_until_none_is_free() {
+    let temp = tempfile::tempdir().unwrap();
+    let database = Database::open(&temp.path().join("bangerd.db")).unwrap();
+    let subnet = Subnet::parse("172.30.0.1/29").unwrap();
+    let made = (0..50).map(|number| {
+        let database = database.clone();
+        tokio::spawn(async move {
+            let mut record = record(number, &format!("vm{number}"));
+            let made = database.insert(&mut record, Some(subnet)).await;
+            made.map(|()| record)
+        })
+    });
+    let mut kept = Vec::new();
+    for made in futures_util::future::join_all(made).await {
+        match made.unwrap() {
+            Ok(record) => kept.push(record),
+            Err(StoreError::NoAddress { .. }) => {}
+            Err(error) => panic!("{error}"),
+        }
+    }
+    let mut addresses: Vec<_> = kept
+        .iter()
+        .map(|vm| vm.address.unwrap().octets()[3])
+        .collect();
+    addresses.sort_unstable();
+    assert_eq!(addresses, [2, 3, 4, 5, 6]);
+    // Freed by deletion, and kept over changes.
+    let gone = kept.remove(2);
+    database.delete(&gone.id).await.unwrap();
+    let mut other = record(99, "other");
+    database.insert(&mut other, Some(subnet)).await.unwrap();
+    assert_eq!(other.address, gone.address);
+    let mut first = kept.remove(0);
+    first.begin();
+    database.update(&first).await.unwrap();
+    assert!(database.all().await.unwrap().contains(&first));
+    // Another subnet, another address.
+    let wider = Subnet::parse("10.9.0.1/24").unwrap();
+    database.readdress(&mut first, wider).await.unwrap();
+    assert_eq!(first.address.unwrap().to_string(), "10.9.0.2");
+    assert!(database.all().await.unwrap().contains(&first));
+}
+
+#[tokio::test]
+async fn a_file_of_the_first_version_is_upgraded_with_its_rows() {
+    let temp = tempfile::tempdir().unwrap();
+    let path = temp.path().join("bangerd.db");
+    let one = record(1, "one");
+    let mut text = serde_json::to_value(&one).unwrap();
+    for key in ["address", "is_helped"] {
+        text.as_object_mut().unwrap().remove(key);
+    }
+    let old = rusqlite::Connection::open(&path).unwrap();
+    old.execute_batch(
+        "CREATE TABLE vms (id TEXT PRIMARY KEY, name TEXT NOT NULL UNIQUE, created_unix_ms INTEGER NOT NULL,
+         generation INTEGER NOT NULL, record TEXT NOT NULL) STRICT; PRAGMA user_version = 1;",
+    )
+    .unwrap();
+    old.execute(
+        "INSERT INTO vms VALUES (?1, 'one', 0, 0, ?2)",
+        (one.id.as_str(), text.to_string()),
+    )
+    .unwrap();
+    drop(old);
+    let database = Database::open(&path).unwrap();
+    assert_eq!(database.all().await.unwrap(), vec![one]);
+    let mut two = record(2, "two");
+    let subnet = Subnet::parse("172.30.0.1/24").unwrap();
+    database.insert(&mut two, Some(subnet)).await.unwrap();
+    assert_eq!(database.all().await.unwrap().len(), 2);
 }

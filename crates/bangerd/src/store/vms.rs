@@ -1,25 +1,66 @@
 //! The rows of VMs.
 
 use super::{Database, StoreError, sqlite};
+use crate::net_plan;
 use crate::vm::record::VmRecord;
-use banger_names::VmId;
-use rusqlite::params;
+use banger_names::{Subnet, VmId};
+use rusqlite::{Connection, params};
+use std::collections::BTreeSet;
+use std::net::Ipv4Addr;
 
 impl Database {
-    /// Adds a VM. Refuses an id or name that another VM has.
-    pub(crate) async fn insert(&self, record: &VmRecord) -> Result<(), StoreError> {
-        let row = Row::of(record)?;
-        self.call(move |connection| {
-            connection
-                .execute(
-                    "INSERT INTO vms (id, name, created_unix_ms, generation, record)
-                     VALUES (?1, ?2, ?3, ?4, ?5)",
-                    params![row.id, row.name, row.created, row.generation, row.record],
-                )
-                .map_err(|error| taken(error, &row))?;
-            Ok(())
-        })
-        .await
+    /// Adds a VM, with the lowest free address of `subnet` if it is to have one, which is then
+    /// its own as long as it is there. Refuses an id or name that another VM has.
+    pub(crate) async fn insert(
+        &self,
+        record: &mut VmRecord,
+        subnet: Option<Subnet>,
+    ) -> Result<(), StoreError> {
+        let mut new = record.clone();
+        *record = self
+            .call(move |connection| {
+                if let Some(subnet) = subnet {
+                    new.address = Some(free_address(connection, &new.id, &subnet)?);
+                }
+                let row = Row::of(&new)?;
+                connection
+                    .execute(
+                        "INSERT INTO vms (id, name, created_unix_ms, generation, record, address)
+                         VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+                        params![
+                            row.id,
+                            row.name,
+                            row.created,
+                            row.generation,
+                            row.record,
+                            row.address
+                        ],
+                    )
+                    .map_err(|error| taken(error, &row))?;
+                Ok(new)
+            })
+            .await?;
+        Ok(())
+    }
+
+    /// Gives a VM an address of `subnet` in place of the one it has.
+    pub(crate) async fn readdress(
+        &self,
+        record: &mut VmRecord,
+        subnet: Subnet,
+    ) -> Result<(), StoreError> {
+        let mut new = record.clone();
+        *record = self
+            .call(move |connection| {
+                new.address = Some(free_address(connection, &new.id, &subnet)?);
+                let row = Row::of(&new)?;
+                connection
+                    .execute(UPDATE, row.update())
+                    .map_err(sqlite("write"))?;
+                Ok(new)
+            })
+            .await?;
+        Ok(())
     }
 
     /// Replaces a VM's record. A row of a later generation, or none, is left as it is.
@@ -27,10 +68,7 @@ impl Database {
         let row = Row::of(record)?;
         self.call(move |connection| {
             connection
-                .execute(
-                    "UPDATE vms SET generation = ?2, record = ?3 WHERE id = ?1 AND generation <= ?2",
-                    params![row.id, row.generation, row.record],
-                )
+                .execute(UPDATE, row.update())
                 .map_err(sqlite("write"))?;
             Ok(())
         })
@@ -70,12 +108,37 @@ impl Database {
     }
 }
 
+/// Replaces a row that is not of a later generation.
+const UPDATE: &str = "UPDATE vms SET generation = ?2, record = ?3, address = ?4
+                      WHERE id = ?1 AND generation <= ?2";
+
+/// The lowest address that no other VM has. The connection is locked: nobody takes it in between.
+fn free_address(
+    connection: &Connection,
+    id: &VmId,
+    subnet: &Subnet,
+) -> Result<Ipv4Addr, StoreError> {
+    let mut statement = connection
+        .prepare("SELECT address FROM vms WHERE address IS NOT NULL AND id <> ?1")
+        .map_err(sqlite("read"))?;
+    let rows = statement
+        .query_map([id.as_str()], |row| row.get::<_, String>(0))
+        .map_err(sqlite("read"))?;
+    let mut taken = BTreeSet::new();
+    for row in rows {
+        // What is no address takes none.
+        taken.extend(row.map_err(sqlite("read"))?.parse::<Ipv4Addr>());
+    }
+    net_plan::lowest_free(subnet, &taken).ok_or(StoreError::NoAddress { subnet: *subnet })
+}
+
 struct Row {
     id: String,
     name: String,
     created: i64,
     generation: i64,
     record: String,
+    address: Option<String>,
 }
 
 impl Row {
@@ -90,7 +153,18 @@ impl Row {
                 id: record.id.as_str().to_owned(),
                 source,
             })?,
+            address: record.address.map(|address| address.to_string()),
         })
+    }
+
+    /// The parameters of [`UPDATE`].
+    fn update(&self) -> (&str, i64, &str, Option<&str>) {
+        (
+            &self.id,
+            self.generation,
+            &self.record,
+            self.address.as_deref(),
+        )
     }
 }
 

@@ -33,6 +33,9 @@ impl Driver {
     pub(super) async fn boot(&mut self, mut waiters: Vec<Waiter>) -> Phase {
         self.stay();
         let began = Instant::now();
+        if let Err(refusal) = self.release().await {
+            return self.boot_failed(waiters, refusal).await;
+        }
         self.record.begin();
         if let Err(refusal) = self.store_if_kept().await {
             return self.boot_failed(waiters, refusal).await;

@@ -6,11 +6,11 @@ use super::lease::VmLease;
 use super::place::VmPlace;
 use super::plan::{self, HostFacts, VmDraft};
 use super::record::VmRecord;
-use crate::daemon::Daemon;
+use crate::daemon::{Daemon, Role};
 use crate::problem::Refusal;
 use crate::provision::{self, Report};
 use crate::store::StoreError;
-use banger_api::VmSpec;
+use banger_api::{NetworkMode, VmSpec};
 use banger_images::{Image, Kernel};
 use banger_names::{ByteSize, VmId};
 use std::path::Path;
@@ -27,8 +27,13 @@ pub(crate) async fn draft(
     spec: &VmSpec,
     ephemeral: bool,
 ) -> Result<VmDraft, Refusal> {
+    if daemon.role() == Role::Builder {
+        return Err(Refusal::invalid(
+            "make a VM: this daemon is a builder, it only makes kernels and images",
+        ));
+    }
     let config = daemon.config().await?;
-    let facts = host_facts(daemon)?;
+    let facts = host_facts(daemon).await?;
     let draft = plan::draft(spec, &config, &facts, ephemeral)?;
     if let Some(name) = &draft.name
         && daemon.vms().all().iter().any(|vm| vm.name == *name)
@@ -39,6 +44,7 @@ pub(crate) async fn draft(
         }
         .into());
     }
+    provision::require(daemon, &draft).await?;
     Ok(draft)
 }
 
@@ -110,6 +116,7 @@ async fn insert(
     kernel: &Kernel,
     image: &Image,
 ) -> Result<VmHandle, Refusal> {
+    let subnet = daemon.config().await?.network.subnet;
     for _ in 0..ID_TRIES {
         let id = draw_id()?;
         let plan = draft.clone().resolve(
@@ -118,8 +125,9 @@ async fn insert(
             kernel.name.clone(),
             kernel.digest.clone(),
         )?;
-        let record = VmRecord::new(id.clone(), plan);
-        match daemon.database().insert(&record).await {
+        let subnet = (plan.network == NetworkMode::Nat).then_some(subnet);
+        let mut record = VmRecord::new(id.clone(), plan);
+        match daemon.database().insert(&mut record, subnet).await {
             Ok(()) => {}
             Err(StoreError::Taken { what: "id", .. }) => continue,
             Err(error) => return Err(error.into()),
@@ -161,7 +169,7 @@ pub(super) fn fill_random(bytes: &mut [u8]) -> Result<(), Refusal> {
 }
 
 /// Looks at the host.
-pub(crate) fn host_facts(daemon: &Daemon) -> Result<HostFacts, Refusal> {
+pub(crate) async fn host_facts(daemon: &Daemon) -> Result<HostFacts, Refusal> {
     let info = rustix::system::sysinfo();
     let memory = info
         .totalram
@@ -170,6 +178,8 @@ pub(crate) fn host_facts(daemon: &Daemon) -> Result<HostFacts, Refusal> {
         memory: ByteSize(memory),
         disk_free: disk_free(&daemon.dirs().state)?,
         reserve: daemon.limits().reserve,
+        has_helper: daemon.helper().is_some(),
+        network: daemon.best_network().await,
     })
 }
 

@@ -224,6 +224,10 @@ impl Driver {
     /// Clears what belonged to a life that is over, and stores and publishes the record.
     pub(super) async fn settle(&mut self) {
         self.machine = None;
+        // What fails is tried again at the next start or removal.
+        if let Err(refusal) = self.release().await {
+            tracing::error!(vm = %self.record.id, %refusal, causes = ?refusal.0.causes, "release");
+        }
         let place = self.place.clone();
         let cleared = tokio::task::spawn_blocking(move || place.remove_run()).await;
         if let Ok(Err(error)) = cleared {
@@ -244,7 +248,12 @@ impl Driver {
             // The removal itself is what counts; a row that stays is found by the next daemon.
             tracing::warn!(vm = %self.record.id, %error, "store the removal");
         }
-        match self.daemon.erase(&self.record.id).await {
+        let released = self.release().await;
+        let erased = match released {
+            Ok(()) => self.daemon.erase(&self.record.id).await,
+            Err(refusal) => Err(refusal),
+        };
+        match erased {
             Ok(()) => {
                 self.truth.send_modify(|now| now.is_removed = true);
                 answer_some(waiter, Ok(()));
@@ -259,6 +268,11 @@ impl Driver {
                 Phase::Idle
             }
         }
+    }
+
+    /// Has the helper remove what it made for a life that is over.
+    pub(super) async fn release(&mut self) -> Result<(), Refusal> {
+        self.daemon.release(&mut self.record).await
     }
 
     /// Stores the record.

@@ -5,10 +5,11 @@ use super::place::VmPlace;
 use super::plan::VmPlan;
 use super::record::{VmRecord, now_unix_ms};
 use crate::daemon::Daemon;
+use crate::network::{self, Wired};
 use crate::problem::Refusal;
-use banger_api::{InitMode, NetworkMode, ProblemCode};
-use banger_engine::{Cache, Drive, Engine, Machine, MachineSpec};
-use banger_guest::boot::{BootConfig, Init, Root};
+use banger_api::{InitMode, NetworkConfig, NetworkMode, ProblemCode};
+use banger_engine::{Cache, Drive, Engine, EngineKind, Machine, MachineSpec};
+use banger_guest::boot::{BootConfig, Init, Network, Root};
 use banger_images::{Kernel, Store};
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
@@ -21,19 +22,24 @@ const ROOT_MODULES: [&str; 2] = ["ext4", "overlay"];
 const SEED_BYTES: usize = 64;
 
 /// Prepares the VM's files and starts its VMM. Not to be dropped half-way: the driver waits
-/// for it, whatever it is asked meanwhile. A failed start leaves no VMM.
+/// for it, whatever it is asked meanwhile. A failed start leaves no VMM, and of what the helper
+/// made only what `record.is_helped` says, which the driver releases.
 pub(super) async fn launch(
-    daemon: &Daemon,
+    daemon: &Arc<Daemon>,
     record: &mut VmRecord,
     place: &VmPlace,
 ) -> Result<Arc<dyn Machine>, Refusal> {
     let engine = daemon.engine(record.plan.network).await?;
     let config = daemon.config().await?;
+    record.engine_kind = engine.kind();
+    let wired = wire(daemon, record, &config.network).await?;
+    let (tap, card) = wired.map(|wired| (wired.tap, wired.network)).unzip();
+    let network = engine_network(record.plan.network);
     let work = Preparation {
         images: daemon.images().clone(),
         agent: daemon.agent()?,
-        modules: [engine.guest_modules(), &ROOT_MODULES].concat(),
-        boot: boot_config(engine.as_ref(), &record.plan)?,
+        modules: [engine.guest_modules(network), ROOT_MODULES.to_vec()].concat(),
+        boot: boot_config(engine.as_ref(), &record.plan, card)?,
         plan: record.plan.clone(),
         place: place.clone(),
         has_disk: record.has_disk,
@@ -43,12 +49,42 @@ pub(super) async fn launch(
         prepared.unwrap_or_else(|error| Err(Refusal::internal("prepare a boot", &error)))?;
     record.has_disk = true;
     record.engine = Some(engine.describe());
-    record.engine_kind = engine.kind();
-    let spec = machine_spec(&record.plan, config.engine.huge_pages, prepared)?;
-    let machine = engine
-        .start(&spec, &place.for_engine(config.daemon.log_cap))
-        .await?;
+    let mut spec = machine_spec(&record.plan, config.engine.huge_pages, prepared)?;
+    spec.tap = tap;
+    record.is_helped |= daemon.helper().is_some() && engine.kind() == EngineKind::Firecracker;
+    let place = place.for_engine(config.daemon.log_cap, daemon.jail(record));
+    let machine = engine.start(&spec, &place).await?;
     Ok(Arc::from(machine))
+}
+
+/// Makes the card of a VM on the host's bridge.
+async fn wire(
+    daemon: &Arc<Daemon>,
+    record: &mut VmRecord,
+    config: &NetworkConfig,
+) -> Result<Option<Wired>, Refusal> {
+    if record.plan.network != NetworkMode::Nat {
+        return Ok(None);
+    }
+    let (Some(helper), Some(vm)) = (daemon.helper(), record.last_start()) else {
+        return Err(network::needs_helper());
+    };
+    let address = match record.address {
+        Some(address) if config.subnet.has_guest(address) => address,
+        // The subnet was changed since.
+        _ => {
+            let database = daemon.database();
+            database.readdress(record, config.subnet).await?;
+            record.address.ok_or_else(network::needs_helper)?
+        }
+    };
+    let bridge = daemon.bridge();
+    let was_known = bridge.ensure(daemon, helper, config).await?;
+    // Known before it is true. It is not stored yet: what a daemon that dies here leaves is in
+    // the helper's own ledger, and reclaimed by the next.
+    record.is_helped = true;
+    let wired = bridge.wire(daemon, helper, config, &vm, address, was_known);
+    Ok(Some(wired.await?))
 }
 
 /// What a boot needs of the disk.
@@ -137,7 +173,11 @@ fn remove_old(path: &Path) -> Result<(), Refusal> {
     }
 }
 
-fn boot_config(engine: &dyn Engine, plan: &VmPlan) -> Result<BootConfig, Refusal> {
+fn boot_config(
+    engine: &dyn Engine,
+    plan: &VmPlan,
+    card: Option<Network>,
+) -> Result<BootConfig, Refusal> {
     let mut seed = [0; SEED_BYTES];
     fill_random(&mut seed)?;
     let mut hex = String::with_capacity(SEED_BYTES * 2);
@@ -155,7 +195,7 @@ fn boot_config(engine: &dyn Engine, plan: &VmPlan) -> Result<BootConfig, Refusal
             InitMode::Systemd => Init::Image,
         },
         hostname: plan.name.as_str().to_owned(),
-        network: engine.guest_network(engine_network(plan.network)),
+        network: card.or_else(|| engine.guest_network(engine_network(plan.network))),
         seed: hex,
         clock_unix_ms: now_unix_ms(),
     })
@@ -188,11 +228,13 @@ fn machine_spec(plan: &VmPlan, huge_pages: bool, files: Prepared) -> Result<Mach
             },
         ],
         network: engine_network(plan.network),
+        tap: None,
     })
 }
 
 fn engine_network(mode: NetworkMode) -> banger_engine::NetworkMode {
     match mode {
+        NetworkMode::Nat => banger_engine::NetworkMode::Nat,
         NetworkMode::User => banger_engine::NetworkMode::User,
         NetworkMode::None => banger_engine::NetworkMode::None,
     }

@@ -1,11 +1,12 @@
 //! Where a VM's files are, and how they come and go.
 
 use banger_api::Dirs;
-use banger_engine::Place;
+use banger_engine::{Jail, Place};
 use banger_names::{ByteSize, VmId};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// The directories of one VM: sockets below the runtime directory, all else below the state.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,11 +42,12 @@ impl VmPlace {
     }
 
     /// What the engine may use.
-    pub(crate) fn for_engine(&self, log_cap: ByteSize) -> Place {
+    pub(crate) fn for_engine(&self, log_cap: ByteSize, jail: Option<Arc<dyn Jail>>) -> Place {
         Place {
             run_dir: self.run.clone(),
             log_dir: self.state.clone(),
             log_cap: log_cap.0,
+            jail,
         }
     }
 

@@ -32,6 +32,10 @@ pub(crate) struct HostFacts {
     pub(crate) disk_free: ByteSize,
     /// What must stay free there, usually [`RESERVE`].
     pub(crate) reserve: ByteSize,
+    /// Whether there is a helper that can make a network by NAT.
+    pub(crate) has_helper: bool,
+    /// The network of a VM when nobody says which.
+    pub(crate) network: NetworkMode,
 }
 
 /// What was decided before image and kernel are known to be there.
@@ -114,6 +118,9 @@ pub enum PlanError {
         /// What was given, cut.
         text: String,
     },
+    /// The network needs root.
+    #[error("give a VM a network by NAT: it needs root, and banger has none here")]
+    NoHelper,
     /// The disk is nearly full.
     #[error("make a VM: {free} are free for VM disks, {reserve} must be")]
     NoSpace {
@@ -134,6 +141,7 @@ impl PlanError {
             Self::NoSpace { .. } => {
                 Some("remove what is not needed: `banger vm list`, `banger image ls`".into())
             }
+            Self::NoHelper => Some("sudo banger system install, or use --network user".into()),
             Self::Cpus(_) => Some("choose another number with -c".into()),
             Self::Memory { .. } => Some("choose another size with -m".into()),
             Self::Disk(_) => Some("choose another size with --disk".into()),
@@ -157,7 +165,7 @@ pub(crate) fn draft(
         cpus: spec.cpus.unwrap_or(defaults.cpus),
         memory: spec.memory.unwrap_or(defaults.memory),
         disk: spec.disk.unwrap_or(defaults.disk),
-        network: spec.network.unwrap_or(defaults.network),
+        network: spec.network.or(defaults.network).unwrap_or(facts.network),
         init: spec.init.unwrap_or(defaults.init),
         labels: spec.labels.clone(),
         ephemeral,
@@ -179,6 +187,9 @@ pub(crate) fn draft(
         return Err(PlanError::Disk(draft.disk));
     }
     check_labels(&draft.labels)?;
+    if draft.network == NetworkMode::Nat && !facts.has_helper {
+        return Err(PlanError::NoHelper);
+    }
     if facts.disk_free < facts.reserve {
         return Err(PlanError::NoSpace {
             free: facts.disk_free,
@@ -275,6 +286,8 @@ mod tests {
         memory: ByteSize::gib(8),
         disk_free: ByteSize::gib(50),
         reserve: RESERVE,
+        has_helper: false,
+        network: NetworkMode::User,
     };
 
     fn try_draft(spec: &VmSpec) -> Result<VmDraft, PlanError> {
@@ -363,6 +376,30 @@ mod tests {
         for spec in bad {
             assert!(try_draft(&spec).is_err(), "{spec:?}");
         }
+    }
+
+    #[test]
+    fn the_network_is_what_was_asked_for_or_the_best_there_is() {
+        let with_helper = HostFacts {
+            has_helper: true,
+            network: NetworkMode::Nat,
+            ..FACTS
+        };
+        let of = |facts: &HostFacts, asked, configured| {
+            let spec = VmSpec {
+                network: asked,
+                ..VmSpec::default()
+            };
+            let mut config = Config::default();
+            config.vm.network = configured;
+            draft(&spec, &config, facts, false).map(|draft| draft.network)
+        };
+        let (nat, user, none) = (NetworkMode::Nat, NetworkMode::User, NetworkMode::None);
+        assert_eq!(of(&FACTS, None, None), Ok(user));
+        assert_eq!(of(&with_helper, None, None), Ok(nat));
+        assert_eq!(of(&with_helper, None, Some(none)), Ok(none));
+        assert_eq!(of(&with_helper, Some(user), Some(none)), Ok(user));
+        assert_eq!(of(&FACTS, Some(nat), None), Err(PlanError::NoHelper));
     }
 
     #[test]

@@ -3,8 +3,9 @@
 use super::plan::VmPlan;
 use banger_api::{VmExitView, VmState};
 use banger_engine::{EngineKind, ProcessId};
-use banger_names::VmId;
+use banger_names::{VmId, VmRef};
 use serde::{Deserialize, Serialize};
+use std::net::Ipv4Addr;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// A VM as stored.
@@ -29,6 +30,12 @@ pub(crate) struct VmRecord {
     pub(crate) engine_kind: EngineKind,
     /// Its VMM, while it runs.
     pub(crate) process: Option<ProcessId>,
+    /// Its address on the host's bridge, for as long as it is there.
+    #[serde(default)]
+    pub(crate) address: Option<Ipv4Addr>,
+    /// Whether the helper made something for its last start that was not removed yet.
+    #[serde(default)]
+    pub(crate) is_helped: bool,
     /// When it was last started.
     pub(crate) started_unix_ms: Option<u64>,
     /// From the last start to the agent's answer, in milliseconds.
@@ -50,10 +57,21 @@ impl VmRecord {
             engine: None,
             engine_kind: first_engine(),
             process: None,
+            address: None,
+            is_helped: false,
             started_unix_ms: None,
             boot_ms: None,
             exit: None,
         }
+    }
+
+    /// Its last start, as the helper knows it. `None`: there was none.
+    pub(crate) fn last_start(&self) -> Option<VmRef> {
+        let generation = u32::try_from(self.generation).ok()?;
+        (generation > 0).then(|| VmRef {
+            id: self.id.clone(),
+            generation,
+        })
     }
 
     /// Begins another life.

@@ -2,8 +2,10 @@
 
 use super::handle::VmHandle;
 use crate::problem::Refusal;
-use banger_names::VmId;
+use banger_api::VmState;
+use banger_names::{VmId, VmName};
 use std::collections::HashMap;
+use std::net::Ipv4Addr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// All VMs of this daemon.
@@ -52,6 +54,16 @@ impl Registry {
             .hint("give more of the id")),
             (None, _) => Err(Refusal::no_vm(&cut(wanted))),
         }
+    }
+
+    /// The address on the host's bridge of the running VM of this name.
+    pub(crate) fn address_of(&self, name: &VmName) -> Option<Ipv4Addr> {
+        let vms = self.lock();
+        let vm = vms.values().find(|vm| vm.name == *name)?;
+        let now = vm.truth.borrow();
+        (now.record.state == VmState::Running)
+            .then_some(now.record.address)
+            .flatten()
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<VmId, VmHandle>> {

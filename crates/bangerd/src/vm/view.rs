@@ -30,6 +30,7 @@ pub(crate) fn view_with(vm: &VmHandle, disk_used: ByteSize) -> VmView {
         disk: plan.disk,
         disk_used,
         network: plan.network,
+        address: record.address,
         init: plan.init,
         ephemeral: plan.ephemeral,
         labels: plan.labels.clone(),

@@ -6,7 +6,8 @@ use banger_api::{
     AddImage, AddKernel, CreateVm, Dirs, ImportImage, ImportKernel, Problem, Step, VmSpec, VmView,
 };
 use banger_names::ByteSize;
-use bangerd::daemon::{Daemon, EngineChoice, Limits, Options};
+use bangerd::daemon::{Daemon, EngineChoice, HelperChoice, Limits, Options, Role};
+use bangerd::privilege::Helper;
 use bangerd::{listen, startup};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -23,6 +24,9 @@ pub(crate) struct TestEnv {
     pub(crate) dirs: Dirs,
     pub(crate) engine: Arc<FakeEngine>,
     pub(crate) client: Client,
+    role: Role,
+    /// Who does for the daemon what needs root, from the next [`TestEnv::open`] on.
+    pub(crate) helper: Option<Helper>,
     limits: Limits,
     running: Option<Running>,
 }
@@ -49,25 +53,37 @@ impl TestEnv {
             cache: root.join("cache"),
             config: root.join("config.toml"),
         };
-        let mut env = Self {
+        let mut env = Self::bare(temp, dirs, Role::Own, limits);
+        env.open().await;
+        env.provide().await;
+        env
+    }
+
+    /// A daemon that does not run yet, without a kernel and an image.
+    pub(crate) fn bare(temp: TempDir, dirs: Dirs, role: Role, limits: Limits) -> Self {
+        Self {
             client: Client::new(dirs.socket()),
             dirs,
             temp,
             engine: FakeEngine::new(),
+            role,
+            helper: None,
             limits,
             running: None,
-        };
-        env.open().await;
-        env.provide().await;
-        env
+        }
     }
 
     /// Starts the daemon, as a new process would.
     pub(crate) async fn open(&mut self) {
         self.dirs.ensure_runtime().unwrap();
         let options = Options {
+            role: self.role,
             dirs: self.dirs.clone(),
-            engine: EngineChoice::Fixed(self.engine.clone()),
+            engine: EngineChoice::Fixed(match self.helper {
+                Some(_) => banger_engine::jailed(),
+                None => self.engine.clone(),
+            }),
+            helper: HelperChoice::Fixed(self.helper.clone()),
             agent: Some(elf(self.temp.path())),
             limits: self.limits,
         };
@@ -96,7 +112,8 @@ impl TestEnv {
         running.server.abort();
     }
 
-    async fn provide(&self) {
+    /// Has the daemon import a kernel and the image `debian`.
+    pub(crate) async fn provide(&self) {
         let kernel = AddKernel::Import(ImportKernel {
             path: elf(self.temp.path()).display().to_string(),
             modules: None,

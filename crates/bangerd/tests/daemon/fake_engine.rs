@@ -106,8 +106,8 @@ impl Engine for FakeEngine {
         "fake".into()
     }
 
-    fn guest_modules(&self) -> &'static [&'static str] {
-        &[]
+    fn guest_modules(&self, _: NetworkMode) -> Vec<&'static str> {
+        Vec::new()
     }
 
     fn guest_network(&self, _: NetworkMode) -> Option<Network> {

@@ -10,7 +10,10 @@
 mod env;
 mod fake_agent;
 mod fake_engine;
+mod fake_helper;
+mod helped;
 mod lifecycle;
 mod process;
 mod restart;
+mod roles;
 mod run;

@@ -64,17 +64,20 @@ impl Tabular for ImageView {
     }
 }
 
+/// The path of all images in the API.
+pub(crate) const PATH: &str = "/v1/images";
+
 /// The path of one image in the API.
-fn path(image: &str) -> String {
-    format!("/v1/images/{}", segment(image))
+pub(crate) fn path(image: &str) -> String {
+    format!("{PATH}/{}", segment(image))
 }
 
 /// Adds an image, with progress, and says which.
 async fn add(app: &App, request: &AddImage) -> Result<(), CliError> {
-    let client = app.client().await?;
+    let client = app.builder_client().await?;
     let mut progress = app.ui.work();
     let last = client
-        .steps("/v1/images", request, |step| progress.show(&step))
+        .steps(PATH, request, |step| progress.show(&step))
         .await?;
     progress.finish();
     match last {

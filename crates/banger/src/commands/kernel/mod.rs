@@ -69,17 +69,20 @@ impl Tabular for KernelView {
     }
 }
 
+/// The path of all kernels in the API.
+pub(crate) const PATH: &str = "/v1/kernels";
+
 /// The path of one kernel in the API.
-fn path(kernel: &str) -> String {
-    format!("/v1/kernels/{}", segment(kernel))
+pub(crate) fn path(kernel: &str) -> String {
+    format!("{PATH}/{}", segment(kernel))
 }
 
 /// Adds a kernel, with progress, and says which.
 async fn add(app: &App, request: &AddKernel) -> Result<(), CliError> {
-    let client = app.client().await?;
+    let client = app.builder_client().await?;
     let mut progress = app.ui.work();
     let last = client
-        .steps("/v1/kernels", request, |step| progress.show(&step))
+        .steps(PATH, request, |step| progress.show(&step))
         .await?;
     progress.finish();
     match last {

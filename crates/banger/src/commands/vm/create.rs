@@ -37,7 +37,7 @@ impl Args {
             start: self.start,
         };
         let client = app.client().await?;
-        let vm = steps(&client, "/v1/vms", &request, app.ui.work()).await?;
+        let vm = steps(app, &client, "/v1/vms", &request, app.ui.work()).await?;
         app.ui.done(&vm)
     }
 }

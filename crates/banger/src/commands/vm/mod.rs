@@ -70,7 +70,7 @@ impl Command {
 
 impl Tabular for VmView {
     const HEADINGS: &'static [&'static str] = &[
-        "NAME", "ID", "STATE", "IMAGE", "CPUS", "MEMORY", "DISK", "AGE",
+        "NAME", "ID", "STATE", "IMAGE", "CPUS", "MEMORY", "DISK", "ADDRESS", "AGE",
     ];
 
     fn cells(&self) -> Vec<String> {
@@ -88,6 +88,8 @@ impl Tabular for VmView {
             self.cpus.to_string(),
             self.memory.to_string(),
             format!("{}/{}", self.disk_used, self.disk),
+            self.address
+                .map_or_else(|| "-".to_owned(), |address| address.to_string()),
             age(self.created_unix_ms),
         ]
     }
@@ -108,13 +110,17 @@ pub(crate) fn path(vm: &str) -> String {
 
 /// Posts a request that ends with a VM, with progress.
 pub(crate) async fn steps<B: Serialize>(
+    app: &App,
     client: &Client,
     path: &str,
     request: &B,
     mut progress: Progress,
 ) -> Result<VmView, CliError> {
-    let last = client
-        .steps(path, request, |step| progress.show(&step))
+    let last = app
+        .provisioned(client, &mut progress, async |progress| {
+            let told = |step| progress.show(&step);
+            client.steps(path, request, told).await
+        })
         .await?;
     progress.finish();
     match last {

@@ -140,8 +140,11 @@ async fn run_ephemeral(
     let mut progress = app.ui.prelude();
     let opening = async {
         let client = app.client().await?;
-        progress.begin("prepare the VM");
-        Ok(client.upgrade("/v1/run", &request).await?)
+        app.provisioned(&client, &mut progress, async |progress| {
+            progress.begin("prepare the VM");
+            client.upgrade("/v1/run", &request).await
+        })
+        .await
     };
     let opened = open(&mut signals, opening).await?;
     let options = Options {
@@ -166,7 +169,7 @@ async fn run_kept(
 ) -> Result<u8, CliError> {
     let client = app.client().await?;
     let request = CreateVm { vm, start: true };
-    let vm = steps(&client, "/v1/vms", &request, app.ui.prelude()).await?;
+    let vm = steps(app, &client, "/v1/vms", &request, app.ui.prelude()).await?;
     let workdir = if workspace.is_some() { GUEST_DIR } else { "" };
     if let Some(workspace) = workspace {
         copy_workspace(app, &client, &vm, workspace).await?;

@@ -40,6 +40,8 @@ pub(crate) struct SpecArgs {
 /// What `--network` takes.
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum Network {
+    /// An address of its own, outward by the host's; only the host reaches the guest
+    Nat,
     /// The guest reaches what the host reaches; nothing reaches the guest
     User,
     /// Loopback only
@@ -75,6 +77,7 @@ impl SpecArgs {
             memory: self.memory,
             disk: self.disk,
             network: self.network.map(|network| match network {
+                Network::Nat => NetworkMode::Nat,
                 Network::User => NetworkMode::User,
                 Network::None => NetworkMode::None,
             }),

@@ -39,15 +39,21 @@ impl Args {
         let vm: VmView = client.get(&path(&self.vm)).await?;
         require_running(&vm)?;
         let ssh: SshView = client.get(&format!("{}/ssh", path(vm.id.as_str()))).await?;
-        let error = self.command_line(&vm.name, &ssh)?.exec();
+        let error = self.command_line(app.rootless, &vm.name, &ssh)?.exec();
         Err(CliError::io("start ssh", &error).hint("apt install openssh-client"))
     }
 
-    fn command_line(&self, name: &VmName, ssh: &SshView) -> Result<Command, CliError> {
+    fn command_line(
+        &self,
+        rootless: bool,
+        name: &VmName,
+        ssh: &SshView,
+    ) -> Result<Command, CliError> {
         let mut command = Command::new("ssh");
         command.args(["-F", "/dev/null"]);
         let known_hosts = Path::new(&ssh.known_hosts);
-        for (keyword, value) in options(known_hosts, Path::new(&ssh.identity), name.as_str())? {
+        let identity = Path::new(&ssh.identity);
+        for (keyword, value) in options(rootless, known_hosts, identity, name.as_str())? {
             command.arg("-o").arg(format!("{keyword}={value}"));
         }
         if self.tty {

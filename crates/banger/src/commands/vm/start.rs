@@ -27,7 +27,14 @@ impl Args {
                 app.ui.note(&format!("{} is running already", before.name));
                 return Ok(before);
             }
-            steps(&client, &format!("{path}/start"), &json!({}), app.ui.work()).await
+            steps(
+                app,
+                &client,
+                &format!("{path}/start"),
+                &json!({}),
+                app.ui.work(),
+            )
+            .await
         })
         .await
     }
