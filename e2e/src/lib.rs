@@ -15,10 +15,12 @@
 mod leftovers;
 pub mod terminal;
 
+use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::FlockOperation;
 use serde_json::Value;
 use std::fs::{self, File};
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
+use std::os::fd::AsFd;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -189,6 +191,11 @@ impl TestEnv {
         u32::try_from(pid).unwrap()
     }
 
+    /// The process ids of all VMMs in these surroundings.
+    pub fn vmms(&self) -> Vec<u32> {
+        leftovers::vmms(self)
+    }
+
     /// The daemon's process id, if one runs.
     pub fn daemon_pid(&self) -> Option<u32> {
         let text = fs::read_to_string(self.join("run/bangerd.lock")).ok()?;
@@ -223,14 +230,14 @@ impl Default for TestEnv {
 impl Drop for TestEnv {
     /// Kills the VMs and the daemon that these surroundings recorded, nothing else.
     fn drop(&mut self) {
-        for pid in leftovers::vmms(self) {
+        for pid in self.vmms() {
             send(pid, rustix::process::Signal::KILL);
         }
         if let Some(pid) = self.daemon_pid() {
             send(pid, rustix::process::Signal::TERM);
             wait_until_gone(pid);
         }
-        for pid in leftovers::vmms(self) {
+        for pid in self.vmms() {
             send(pid, rustix::process::Signal::KILL);
         }
     }
@@ -249,11 +256,26 @@ impl Running {
         self.child.id()
     }
 
-    /// The next line of its standard output, without the line's end.
+    /// The next line of its standard output, without the line's end; fails if it does not come
+    /// [`SOON`].
+    #[track_caller]
     pub fn line(&mut self) -> String {
-        let mut line = String::new();
-        self.lines.read_line(&mut line).unwrap();
-        line.trim_end().to_owned()
+        let deadline = Instant::now() + SOON;
+        let mut line = Vec::new();
+        loop {
+            if self.lines.buffer().is_empty() {
+                let is_there = readable_until(self.lines.get_ref(), deadline);
+                assert!(is_there, "no line came, only {:?}", String::from_utf8(line));
+            }
+            let part = self.lines.fill_buf().unwrap();
+            let end = part.iter().position(|byte| *byte == b'\n');
+            line.extend_from_slice(&part[..end.unwrap_or(part.len())]);
+            let taken = end.map_or(part.len(), |end| end + 1);
+            self.lines.consume(taken);
+            if end.is_some() || taken == 0 {
+                return String::from_utf8(line).unwrap().trim_end().to_owned();
+            }
+        }
     }
 
     /// Sends it a signal.
@@ -281,6 +303,30 @@ pub fn finish(command: &mut Command) -> Outcome {
         .spawn()
         .unwrap_or_else(|e| panic!("start {command:?}: {e}"));
     end_of(child, &format!("{command:?}"))
+}
+
+/// Runs a command to its end with `input` as its standard input.
+#[track_caller]
+pub fn fed(command: &mut Command, input: Vec<u8>) -> Outcome {
+    let mut child = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap_or_else(|e| panic!("start {command:?}: {e}"));
+    let mut stdin = child.stdin.take().unwrap();
+    // One that ends before it has read all breaks the pipe: its outcome tells.
+    let feeder = std::thread::spawn(move || stdin.write_all(&input).ok());
+    let outcome = end_of(child, &format!("{command:?}"));
+    feeder.join().unwrap();
+    outcome
+}
+
+/// Waits until there is something to read, or the end; whether that came in time.
+fn readable_until(fd: impl AsFd, deadline: Instant) -> bool {
+    let left = deadline.saturating_duration_since(Instant::now());
+    let mut fds = [PollFd::new(&fd, PollFlags::IN)];
+    poll(&mut fds, Some(&left.try_into().unwrap())).unwrap() > 0
 }
 
 /// Waits for a child's end and reads what it says. One that does not end is killed, and fails the test.

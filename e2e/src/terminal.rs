@@ -94,9 +94,17 @@ impl Terminal {
         &self.seen[start.unwrap()..]
     }
 
-    /// Reads what is still shown and returns the exit code.
+    /// Reads what is still shown and returns the exit code; the end must come [`crate::SOON`].
+    #[track_caller]
     pub fn end(mut self) -> (i32, String) {
-        while self.read() {}
+        let deadline = Instant::now() + crate::SOON;
+        while self.read() {
+            assert!(
+                Instant::now() < deadline,
+                "no end after {:?}",
+                self.end_seen()
+            );
+        }
         let status = self.child.wait().unwrap();
         (status.code().unwrap_or(-1), self.seen)
     }

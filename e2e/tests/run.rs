@@ -1,10 +1,9 @@
 //! `banger run`: one command in a VM of its own, and nothing afterwards.
 
 use e2e::terminal::Terminal;
-use e2e::{TestEnv, eventually, finish, send};
+use e2e::{Running, TestEnv, eventually, fed, finish, send};
 use rustix::process::Signal;
 use std::fs;
-use std::io::Write;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -36,27 +35,15 @@ fn run_passes_output_errors_and_exit_code_through() {
 #[test]
 fn run_passes_standard_input_through_to_its_end() {
     let env = TestEnv::new();
-    let mut child = env
-        .banger(&["run", "--", "sha256sum"])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
     let megabyte: Vec<u8> = (0..1_000_000_u32)
         .map(|i| u8::try_from(i % 251).unwrap())
         .collect();
-    child.stdin.take().unwrap().write_all(&megabyte).unwrap();
-    let output = child.wait_with_output().unwrap();
-    let mut here = Command::new("sha256sum")
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    here.stdin.take().unwrap().write_all(&megabyte).unwrap();
-    let expected = here.wait_with_output().unwrap();
+    let here = fed(&mut Command::new("sha256sum"), megabyte.clone());
+    let outcome = fed(&mut env.banger(&["run", "--", "sha256sum"]), megabyte);
     assert_eq!(
-        String::from_utf8_lossy(&output.stdout),
-        String::from_utf8_lossy(&expected.stdout)
+        (outcome.code, &outcome.stdout),
+        (0, &here.stdout),
+        "{outcome:#?}"
     );
 }
 
@@ -151,29 +138,53 @@ fn run_brings_the_files_that_git_would_and_works_there() {
     env.assert_nothing_left();
 }
 
+/// When a run is interrupted.
+#[derive(Debug, Clone, Copy)]
+enum Moment {
+    /// So many milliseconds after its start, wherever that falls.
+    After(u64),
+    /// Once the VM has a directory.
+    Made,
+    /// Once it has a VMM, which then boots.
+    Boots,
+    /// Once the command has spoken.
+    Speaks,
+}
+
+impl Moment {
+    fn wait(self, env: &TestEnv, running: &mut Running) {
+        match self {
+            Self::After(ms) => std::thread::sleep(Duration::from_millis(ms)),
+            Self::Made => eventually("a VM is made", || {
+                fs::read_dir(env.join("state/vms")).is_ok_and(|mut vms| vms.next().is_some())
+            }),
+            Self::Boots => eventually("a VMM runs", || !env.vmms().is_empty()),
+            Self::Speaks => assert_eq!(running.line(), "up"),
+        }
+    }
+}
+
 #[test]
 fn run_leaves_nothing_when_interrupted_at_any_moment() {
     let env = TestEnv::new();
     // The daemon is up before, so that the moments fall into the run itself.
     env.ok(&["vm", "list"]);
     for (moment, signal) in [
-        (0, Signal::INT),
-        (30, Signal::INT),
-        (100, Signal::TERM),
-        (200, Signal::KILL),
-        (400, Signal::INT),
-        (800, Signal::HUP),
-        (1600, Signal::KILL),
-        (3200, Signal::INT),
+        (Moment::After(0), Signal::INT),
+        (Moment::After(30), Signal::INT),
+        (Moment::After(100), Signal::TERM),
+        (Moment::After(400), Signal::INT),
+        (Moment::Made, Signal::INT),
+        (Moment::Boots, Signal::KILL),
+        (Moment::Boots, Signal::HUP),
+        (Moment::Speaks, Signal::KILL),
+        (Moment::Speaks, Signal::INT),
     ] {
-        let running = env.start(&["run", "--", "sleep", "600"]);
-        std::thread::sleep(Duration::from_millis(moment));
+        let mut running = env.start(&["run", "--", "sh", "-c", "echo up; exec sleep 600"]);
+        moment.wait(&env, &mut running);
         running.signal(signal);
         let outcome = running.end();
-        assert_ne!(
-            outcome.code, 0,
-            "{signal:?} after {moment} ms: {outcome:#?}"
-        );
+        assert_ne!(outcome.code, 0, "{signal:?}, {moment:?}: {outcome:#?}");
         env.assert_nothing_left();
     }
 }

@@ -49,15 +49,15 @@ const CONFIG: &str = "[vm]\nmemory = \"160M\"\nnetwork = \"none\"\n[engine]\nhug
 
 /// What a host shows of itself. What differs between two looks was left by somebody.
 const LOOK: &str = "
-echo '== processes'; ps -eo user=,args= | grep -v -e ' \\[' -e ' (' -e 'sshd' -e 'ps -eo' -e 'sh -c' -e 'grep -v' | sort
+echo '== processes'; ps -eo user=,args= | grep -v -e '^root  *\\[' -e ' (' -e 'sshd' -e 'ps -eo' -e 'sh -c' -e 'grep -v' | sort
 echo '== links'; ip -o link | cut -d: -f2 | sort
-echo '== sockets'; ss -xlHn | awk '{print $5}' | sort
+echo '== sockets'; ss -xlHn | awk '$5 != \"*\" {print $5}' | sort
 echo '== mounts'; cut -d' ' -f2,3 /proc/mounts | sort
 echo '== device mapper'; dmsetup ls; echo '== loops'; losetup -a
 echo '== cgroups'; find /sys/fs/cgroup -type d | grep -v -e 'user.slice/user-.*scope' -e 'run-' | sort
 echo '== rules'; nft -s list ruleset
 echo '== resolver'; resolvectl status --no-pager
-echo '== forwarding'; sysctl -a 2>/dev/null | grep -e '[.]forwarding' -e ip_forward | sort
+echo '== forwarding'; grep . /proc/sys/net/ipv4/ip_forward /proc/sys/net/ipv[46]/conf/*/forwarding | sort
 echo '== units'; systemctl list-units --all --plain --no-legend 'banger*'; ls /etc/systemd/system
 echo '== groups'; cut -d: -f1 /etc/group
 echo '== installed'; find /etc/banger /usr/lib/banger /usr/local/bin /var/lib/banger /var/lib/bangerd-root /var/cache/banger /run/banger* /etc/modules-load.d 2>/dev/null | sort

@@ -10,6 +10,7 @@ mod attached;
 mod copying;
 mod daemon;
 mod fake;
+mod privileges;
 mod reference;
 mod shown;
 mod ssh;

@@ -29,7 +29,11 @@ pub(super) const ROWS: &[Row] = &[
     ),
     service("Restart", "on-failure", ""),
     service("RestartSec", "200ms", ""),
-    service("WatchdogSec", "30s", ""),
+    service(
+        "WatchdogSec",
+        "2min",
+        "not sooner: its end is the end of every `banger run`",
+    ),
     service(
         "TimeoutStopSec",
         "45s",

@@ -34,7 +34,7 @@ pub(super) const ROWS: &[Row] = &[
     service("RestartSec", "200ms", ""),
     service(
         "WatchdogSec",
-        "30s",
+        "60s",
         "a helper that hangs is started anew; VMs live on in their scopes",
     ),
     service("TimeoutStopSec", "20s", ""),
