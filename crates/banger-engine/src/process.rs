@@ -229,6 +229,24 @@ mod tests {
     }
 
     #[test]
+    fn a_shells_code_tells_a_signal_from_firecrackers_own_codes() {
+        let told = |code| {
+            let ended = Ended::of_shell_code(code);
+            (ended.code, ended.signal)
+        };
+        assert_eq!(told(0), (Some(0), None));
+        assert_eq!(told(137), (None, Some(9)));
+        assert_eq!(told(143), (None, Some(15)));
+        assert_eq!(
+            told(148),
+            (Some(148), None),
+            "a system call that is not allowed"
+        );
+        assert_eq!(told(159), (None, Some(31)));
+        assert_eq!(told(255), (Some(255), None));
+    }
+
+    #[test]
     fn adopt_refuses_foreign_start_time_boot_and_dead() {
         let mut child = std::process::Command::new("/bin/sleep")
             .arg("60")

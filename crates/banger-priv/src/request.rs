@@ -131,19 +131,24 @@ pub struct Launch {
     pub files: Vec<FileRole>,
 }
 
-/// What a descriptor handed to [`Request::LaunchFirecracker`] is. All are the owner's own.
+/// What a descriptor handed to [`Request::LaunchFirecracker`] is.
+///
+/// All are the owner's own, with one name, without set-id bits, and opened in just the mode that
+/// the role needs. What many VMs read must be readable by others (0444, in directories that are
+/// not); what is one VM's is given to that VM's group, so it must be 0640, or 0660 where the VM
+/// writes, and closed to others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum FileRole {
-    /// [`crate::jail::KERNEL`]: a regular file, shown read-only.
+    /// [`crate::jail::KERNEL`]: a regular file that many VMs read, shown read-only.
     Kernel,
-    /// [`crate::jail::INITRD`]: the same.
+    /// [`crate::jail::INITRD`]: a regular file of this VM's, shown read-only.
     Initrd,
     /// [`crate::jail::MACHINE`]: the same.
     Machine,
-    /// [`crate::jail::disk`] with this number: a regular file, shown read-only.
+    /// [`crate::jail::disk`] with this number: a regular file that many VMs read, shown read-only.
     ReadOnlyDisk(u8),
-    /// The same, which the VM writes to.
+    /// The same, which this VM alone reads and writes.
     Disk(u8),
     /// The VMM's standard output and error: the guest's console. A FIFO.
     Console,

@@ -54,7 +54,7 @@ impl Mode {
     fn remedy(self) -> &'static str {
         match self {
             Self::System => "systemctl status bangerd-root, then sudo banger system restart",
-            Self::Local | Self::Rootless => "end bangerd and repeat the command; it starts anew",
+            Self::Local | Self::Rootless => "repeat the command: the helper is started anew",
         }
     }
 }

@@ -24,10 +24,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 /// How long a VMM may take to answer when it is taken over.
-const ADOPT_LIMIT: Duration = Duration::from_secs(10);
+const ADOPT_LIMIT: Duration = Duration::from_secs(30);
 
 /// How long a VMM may take to be gone after KILL.
-const KILL_LIMIT: Duration = Duration::from_secs(10);
+const KILL_LIMIT: Duration = Duration::from_secs(30);
 
 /// What became of a recorded VMM.
 enum Fate {

@@ -82,6 +82,9 @@ async fn start_in(
     let called = Called::listen(Arc::clone(run))?;
     let (console, console_end) = run.make_fifo(CONSOLE_FIFO)?;
     let (words, words_end) = run.make_fifo(VMM_FIFO)?;
+    let until_opened = words_end
+        .try_clone()
+        .map_err(EngineError::io("hold a FIFO twice"))?;
     run.share(&ready_socket())?;
     let mut files = vec![
         file(JailRole::Kernel, locks::lock(&spec.kernel, true)?)?,
@@ -101,7 +104,14 @@ async fn start_in(
     let process = launched.map_err(EngineError::jail("start Firecracker"))?;
     let sources = sources(console, console_log, words, vmm_log);
     let held = watch(Process::of_pidfd(process), jail, sources, place);
-    let sockets = held.answers(sockets_of(jail)).await;
+    let sockets = held.answers(async {
+        let sockets = sockets_of(jail).await;
+        // It has opened its log by now, or never will; before that we were the only writer, and
+        // without one the reader would have ended.
+        drop(until_opened);
+        sockets
+    });
+    let sockets = sockets.await;
     match sockets {
         Ok(sockets) => {
             let (_, api, vsock) = sides(sockets);

@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use banger_bus::{Bus, BusError, DeviceKind, DeviceRule, ScopeSpec};
 use banger_names::{VmId, VmRef};
-use banger_priv::{Launch, Refusal, RefusalKind};
+use banger_priv::{Launch, Refusal};
 use banger_sys::cgroup::{Cgroup, CgroupError};
 use banger_sys::dirs::{Dir, PathError};
 use rustix::fs::{Dev, major, minor};
@@ -20,7 +20,7 @@ use crate::policy::{
     BUS, BUS_LIMIT, KILL_LIMIT, MAX_ENTRY, MAX_SEARCHED, MEMORY_OVERHEAD, MEMORY_OVERHEAD_PART,
     TASKS_OVERHEAD,
 };
-use crate::refusal::{failed, refuse};
+use crate::refusal::failed;
 
 const TREE: &str = "/sys/fs/cgroup";
 const SLICE: &str = "banger.slice";
@@ -57,7 +57,8 @@ pub(super) fn path_of(vm: &VmRef) -> String {
     format!("/{SLICE}/{}", vm.scope())
 }
 
-/// Puts a child into a new group of the VM's. Gives its path; `None` where the host has no such tree.
+/// Puts a child into a new group of the VM's. Gives the path where it must be, which the kernel
+/// has to confirm; `None` where the host has no such tree.
 pub(super) fn enter(
     systemd: bool,
     launch: &Launch,
@@ -66,22 +67,17 @@ pub(super) fn enter(
 ) -> Result<Option<String>, Refusal> {
     let what = format!("make the control group of {}", launch.vm);
     if systemd {
-        let started = start_scope(launch, pid, disk).map_err(|error| failed(&what, &error))?;
-        let path = path_of(&launch.vm);
-        if started.as_ref() != Some(&path) {
-            let message = format!("{what}: it is at {started:?}");
-            return Err(refuse(RefusalKind::Failed, message));
+        start_scope(launch, pid, disk).map_err(|error| failed(&what, &error))?;
+    } else if let Err(error) = make_by_hand(launch, pid) {
+        if is_missing(&error) {
+            return Ok(None);
         }
-        return Ok(started);
+        return Err(failed(&what, &error));
     }
-    match make_by_hand(launch, pid) {
-        Ok(()) => Ok(Some(path_of(&launch.vm))),
-        Err(error) if is_missing(&error) => Ok(None),
-        Err(error) => Err(failed(&what, &error)),
-    }
+    Ok(Some(path_of(&launch.vm)))
 }
 
-fn start_scope(launch: &Launch, pid: Pid, disk: Option<Dev>) -> Result<Option<String>, BusError> {
+fn start_scope(launch: &Launch, pid: Pid, disk: Option<Dev>) -> Result<(), BusError> {
     let (name, limits) = (launch.vm.scope(), limits(launch));
     let mut devices = vec![misc(KVM), misc(TUN)];
     devices.extend(userfaultfd().map(misc));
@@ -106,11 +102,10 @@ fn start_scope(launch: &Launch, pid: Pid, disk: Option<Dev>) -> Result<Option<St
         // An earlier start's, which outlives its last process by a moment.
         Err(BusError::UnitExists(_)) => {
             bus.wait_unit_gone(&name)?;
-            bus.start_scope(&spec)?;
+            bus.start_scope(&spec)
         }
-        started => started?,
+        started => started,
     }
-    bus.unit_cgroup(&name)
 }
 
 fn misc(minor: u32) -> DeviceRule {
@@ -182,13 +177,23 @@ fn is_gone(error: &CgroupError) -> bool {
     matches!(errno, Some(Errno::NOENT | Errno::NODEV))
 }
 
-/// Opens the group at `path`, which is one of ours.
+/// The VM that a group's name is of.
+fn vm_of(name: &str) -> Option<VmId> {
+    let digits = name.strip_prefix("banger-vm-")?.strip_suffix(".scope")?;
+    VmId::parse(&format!("vm-{digits}")).ok()
+}
+
+/// The name of the group at `path`, if it is one of ours.
+fn name_of(path: &str) -> Option<&str> {
+    let name = path.strip_prefix('/')?.strip_prefix(SLICE)?;
+    let name = name.strip_prefix('/')?;
+    vm_of(name).map(|_| name)
+}
+
+/// Opens the group at `path`, as the ledger has it.
 fn open(path: &str) -> Result<Cgroup, CgroupError> {
-    let in_slice = path
-        .strip_prefix('/')
-        .and_then(|path| path.strip_prefix(SLICE));
-    let in_slice = in_slice.ok_or_else(|| CgroupError::NotUnified(path.to_owned()))?;
-    Cgroup::open(SLICE_DIRECTORY, in_slice)
+    let name = name_of(path).ok_or_else(|| CgroupError::NotUnified(path.to_owned()))?;
+    Cgroup::open(SLICE_DIRECTORY, &format!("/{name}"))
 }
 
 /// Whether anything runs in the group at `path`.
@@ -237,9 +242,46 @@ pub(super) fn list() -> Result<Vec<VmId>, PathError> {
         slice => slice?,
     };
     let names = slice.names(MAX_SEARCHED)?;
-    let digits = |name: &str| {
-        let digits = name.strip_prefix("banger-vm-")?.strip_suffix(".scope")?;
-        VmId::parse(&format!("vm-{digits}")).ok()
-    };
-    Ok(names.iter().filter_map(|name| digits(name)).collect())
+    Ok(names.iter().filter_map(|name| vm_of(name)).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_that_merely_contains_the_name_is_no_group_of_ours() {
+        let ours = "/banger.slice/banger-vm-00000001.scope";
+        assert_eq!(name_of(ours), Some("banger-vm-00000001.scope"));
+        for foreign in [
+            "",
+            "/",
+            "/banger.slice",
+            "/banger.slice/",
+            "/banger.slice/../system.slice",
+            "/banger.slice/banger-vm-00000001.scope/x",
+            "/banger.slice/banger-vm-0000001.scope",
+            "/banger.slicex/banger-vm-00000001.scope",
+            "/user.slice/banger.slice/banger-vm-00000001.scope",
+            "banger.slice/banger-vm-00000001.scope",
+        ] {
+            assert_eq!(name_of(foreign), None, "{foreign:?}");
+        }
+    }
+
+    #[test]
+    fn limits_follow_from_the_guest() {
+        let launch = Launch {
+            vm: VmRef {
+                id: VmId::from_bits(1),
+                generation: 1,
+            },
+            cpus: 2,
+            memory_mib: 1000,
+            files: Vec::new(),
+        };
+        let limits = limits(&launch);
+        assert_eq!(limits.memory, (1000 + 50 + 128) << 20);
+        assert_eq!((limits.tasks, limits.cpu), (18, 3_000_000));
+    }
 }

@@ -285,3 +285,32 @@ pub(crate) fn reclaim(helper: &Helper, keep: &[VmRef]) -> Swept {
     }
     swept
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_our_own_marks_name_a_vm() {
+        let vm = vm_of("banger-vm-00c0ffee-3");
+        assert_eq!(
+            vm.map(|vm| vm.mark()).as_deref(),
+            Some("banger-vm-00c0ffee-3")
+        );
+        for foreign in [
+            "",
+            "banger-",
+            "banger-vm-00c0ffee",
+            "banger-vm-00c0ffee-",
+            "banger-vm-00c0ffee-03",
+            "banger-vm-00c0ffee-+3",
+            "banger-vm-00c0ffee-4294967296",
+            "banger-vm-00C0FFEE-3",
+            "banger-vm-../c0ffe-3",
+            "banger-vm-00c0ffee-3\n",
+            "LVM-vm-00c0ffee-3",
+        ] {
+            assert_eq!(vm_of(foreign), None, "{foreign:?}");
+        }
+    }
+}

@@ -43,11 +43,8 @@ fn with_fault<T>(host: &Host, fault: &str, work: impl FnOnce() -> T) -> T {
         std::thread::yield_now();
     }
     let result = work();
-    rustix::process::kill_process(
-        rustix::process::Pid::from_child(&strace),
-        rustix::process::Signal::INT,
-    )
-    .ok();
+    // The kernel lets go of whom it traced. Told to end by a signal, strace may wait for the dead.
+    strace.kill().unwrap();
     strace.wait().unwrap();
     result
 }

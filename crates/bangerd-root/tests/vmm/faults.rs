@@ -5,12 +5,13 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
-use banger_priv::{CreateSnapshot, FileRole, RefusalKind, Request};
+use banger_priv::{CreateSnapshot, FileRole, Reclaim, RefusalKind, Request};
 use rustix::fs::OFlags;
 
-use crate::bench::{Bench, refused, vm};
-use crate::guest::{Guest, boot_file, make_file, open};
+use crate::bench::{Bench, LIMIT, refused, vm};
+use crate::guest::{Guest, boot_file, make_file, open, root_drive};
 
 /// The last step but one: the scope's name is taken by somebody's.
 #[test]
@@ -151,6 +152,49 @@ fn lab_snapshot_without_its_table_leaves_nothing() {
     drop((base, store_file));
     fs::remove_file(&store).unwrap();
     bench.is_clean();
+}
+
+/// Killed at sampled moments of a launch, the helper leaves nothing that the next one does not find.
+#[test]
+#[ignore = "needs a lab"]
+fn lab_launch_of_a_killed_helper_is_swept_by_the_next() {
+    const SAMPLES: u32 = 12;
+    let mut bench = Bench::new();
+    let vm = vm(1);
+    let store = bench.path("files").join("store");
+    let snapshot = Request::CreateDmSnapshot(CreateSnapshot {
+        vm: vm.clone(),
+        persistent: false,
+    });
+    let mut whole = Duration::from_millis(100);
+    for sample in 0..=SAMPLES {
+        make_file(&store, &[0; 1 << 20], 0o600);
+        let guest = Guest::with_drives(&bench, &vm, &root_drive("/rootfs"));
+        let base = open(&boot_file("rootfs.ext4"), OFlags::RDONLY);
+        let store_file = open(&store, OFlags::RDWR);
+        let files = [base.as_fd(), store_file.as_fd()];
+        let start = Instant::now();
+        if sample == 0 {
+            // How long it takes when it is left alone.
+            bench.ask(&snapshot, &files).unwrap();
+            guest.launch(&bench).unwrap();
+            whole = start.elapsed();
+        } else {
+            // One connection, so one after the other.
+            let channel = bench.send(&snapshot, &files);
+            let launch = serde_json::to_vec(&guest.request()).unwrap();
+            channel.send(&launch, &guest.fds(), LIMIT).unwrap();
+            std::thread::sleep(whole * sample / SAMPLES);
+        }
+        bench.kill_helper();
+        bench.start_helper();
+        let swept = bench.must(&Request::Reclaim(Reclaim { keep: Vec::new() }));
+        println!("killed after {:?}: {swept:?}", start.elapsed());
+        drop((guest, base, store_file));
+        fs::remove_file(&store).unwrap();
+        Bench::wait_scope_gone(&vm);
+        bench.is_clean();
+    }
 }
 
 /// The VMM ends before its sockets are there: told at once, with the cleaning left to be asked for.

@@ -155,9 +155,12 @@ impl Guest {
         })
     }
 
+    pub(crate) fn fds(&self) -> Vec<BorrowedFd<'_>> {
+        self.files.iter().map(|(_, fd)| fd.as_fd()).collect()
+    }
+
     pub(crate) fn launch(&self, bench: &Bench) -> Done {
-        let fds: Vec<BorrowedFd<'_>> = self.files.iter().map(|(_, fd)| fd.as_fd()).collect();
-        bench.ask(&self.request(), &fds)
+        bench.ask(&self.request(), &self.fds())
     }
 
     /// Launches it; the VMM's pid and pidfd.

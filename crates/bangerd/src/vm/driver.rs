@@ -19,7 +19,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 
 /// How long a VMM may take to be gone after KILL.
-const KILL_LIMIT: Duration = Duration::from_secs(10);
+const KILL_LIMIT: Duration = Duration::from_secs(30);
 
 /// What the driver does next.
 #[derive(Debug)]

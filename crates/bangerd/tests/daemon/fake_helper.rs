@@ -10,6 +10,7 @@ use bangerd::privilege::{Helper, Link, Mode};
 use rustix::fs::{FileType, OFlags};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::io::Write;
 use std::net::Ipv4Addr;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -51,7 +52,9 @@ struct Jailed {
     pidfd: OwnedFd,
     sockets: tempfile::TempDir,
     served: Vec<AbortHandle>,
-    _kept: Vec<OwnedFd>,
+    fifo: OwnedFd,
+    log: Arc<Mutex<Option<File>>>,
+    _console: File,
 }
 
 /// The fake. Clones of the [`Arc`] see the same state, as daemons that follow each other do.
@@ -268,6 +271,7 @@ impl State {
             hold("vsock.sock").unwrap(),
             jailed.pidfd.try_clone().unwrap(),
         ];
+        jailed.open_log();
         let pid = jailed.process.id();
         Ok((Reply::Vmm(Vmm { pid }), files))
     }
@@ -288,6 +292,16 @@ impl State {
 }
 
 impl Jailed {
+    fn open_log(&mut self) {
+        let mut log = self.log.lock().unwrap();
+        if log.is_none() {
+            let path = format!("/proc/self/fd/{}", self.fifo.as_raw_fd());
+            let opened = File::options().read(true).write(true).open(path).unwrap();
+            (&opened).write_all(b"Running the fake\n").unwrap();
+            *log = Some(opened);
+        }
+    }
+
     fn runs(&mut self) -> bool {
         self.process.try_wait().unwrap().is_none()
     }
@@ -304,6 +318,13 @@ impl Drop for Jailed {
     }
 }
 
+/// The file of a descriptor, without what makes its FIFO have a writer.
+fn hold(file: &OwnedFd) -> OwnedFd {
+    let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+    let flags = OFlags::PATH | OFlags::CLOEXEC;
+    rustix::fs::open(path, flags, rustix::fs::Mode::empty()).unwrap()
+}
+
 fn refuse(kind: RefusalKind, message: &str) -> ClientError {
     ClientError::Refused(Refusal {
         kind,
@@ -311,6 +332,10 @@ fn refuse(kind: RefusalKind, message: &str) -> ClientError {
     })
 }
 
+#[expect(
+    clippy::too_many_lines,
+    reason = "one table of what each role asks, and its use"
+)]
 fn start(asked: &Launch, files: &[OwnedFd], guest: &Arc<Guest>) -> Jailed {
     assert_eq!(asked.files.len(), files.len());
     let of = |role| {
@@ -380,9 +405,14 @@ fn start(asked: &Launch, files: &[OwnedFd], guest: &Arc<Guest>) -> Jailed {
     let pid = Pid::from_raw(process.id().cast_signed()).unwrap();
     let pidfd = pidfd_open(pid, PidfdFlags::empty()).unwrap();
     let stdin = Arc::new(Mutex::new(process.stdin.take()));
-    let log = std::fs::File::from(of(FileRole::Log));
+    // As Firecracker does: opened anew, by its name, when the launch is over.
+    let fifo = hold(&of(FileRole::Log));
+    let log: Arc<Mutex<Option<File>>> = Arc::default();
+    let opened = Arc::clone(&log);
     let power_off: Arc<dyn Fn() + Send + Sync> = Arc::new(move || {
-        (&log)
+        let log = opened.lock().unwrap();
+        log.as_ref()
+            .unwrap()
             .write_all(b"x [x:main:INFO] Firecracker exiting successfully. exit_code=0\n")
             .unwrap();
         drop(stdin.lock().unwrap().take());
@@ -411,7 +441,9 @@ fn start(asked: &Launch, files: &[OwnedFd], guest: &Arc<Guest>) -> Jailed {
         pidfd,
         sockets,
         served,
-        _kept: vec![of(FileRole::Log), console.into()],
+        fifo,
+        log,
+        _console: console,
     }
 }
 

@@ -73,6 +73,15 @@ async fn a_vm_with_an_address_is_made_used_stopped_and_removed() {
             .contains("hello from the fake")
     );
 
+    let vmm = env
+        .dirs
+        .state
+        .join("vms")
+        .join(one.id.as_str())
+        .join("vmm.log");
+    let vmm = std::fs::read_to_string(vmm).unwrap();
+    assert!(vmm.contains("Running the fake"), "{vmm:?}");
+
     let again = env.start_vm("one").await.unwrap();
     assert_eq!(again.address, one.address);
     env.delete("/v1/vms/one?force=true").await.unwrap();
