@@ -260,6 +260,9 @@ fn load(bridge: &str) -> Result<(), Refusal> {
     let ended = wait_ended(&child.pidfd, Instant::now().checked_add(NFT_LIMIT));
     if !matches!(ended, Ok(true)) {
         pidfd_send_signal(&child.pidfd, Signal::KILL).map_err(kernel)?;
+        reap(&child.pidfd).map_err(|error| failed(what, &error))?;
+        let message = format!("{what}: nft took longer than {NFT_LIMIT:?}");
+        return Err(refuse(RefusalKind::TimedOut, message));
     }
     match reap(&child.pidfd).map_err(|error| failed(what, &error))? {
         Ended::Exited(0) => Ok(()),
