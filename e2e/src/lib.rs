@@ -217,7 +217,10 @@ impl TestEnv {
             assert!(Instant::now() < deadline, "left behind: {left:#?}");
             std::thread::sleep(Duration::from_millis(50));
         }
-        assert_eq!(self.json(&["vm", "list"]), serde_json::json!([]));
+        // The row is the last to go.
+        eventually("no VM is listed", || {
+            self.json(&["vm", "list"]) == serde_json::json!([])
+        });
     }
 }
 
