@@ -134,14 +134,19 @@ fn attempt_once(dist: &Path, tests: &Tests, store: &Path, filter: &[&str]) -> Re
         pushing.as_secs_f64(),
         ran.as_secs_f64()
     );
+    let mut faults = Vec::new();
     if codes.iter().any(|code| *code != 0) {
-        bail!("scenarios failed (exit codes {codes:?})");
+        faults.push(format!("scenarios failed (exit codes {codes:?})"));
     }
     let left = difference(&before, &after);
-    if !left.is_empty() {
-        bail!("the host is not as it was:\n{}", left.join("\n"));
+    if left.is_empty() {
+        println!("smoke: the host is as it was");
+    } else {
+        faults.push(format!("the host is not as it was:\n{}", left.join("\n")));
     }
-    println!("smoke: the host is as it was");
+    if !faults.is_empty() {
+        bail!("{}", faults.join("\n"));
+    }
     Ok(())
 }
 

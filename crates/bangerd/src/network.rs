@@ -149,18 +149,6 @@ impl Bridge {
             tracing::warn!(error = %told(&error.refusal()), "revert the host's resolver");
         }
     }
-
-    /// Takes up a bridge that a former daemon made, where VMs run on it.
-    pub(crate) async fn take_up(
-        &self,
-        daemon: &Arc<Daemon>,
-        helper: &Helper,
-        config: &NetworkConfig,
-    ) {
-        if let Err(refusal) = self.ensure(daemon, helper, config).await {
-            tracing::warn!(error = %told(&refusal), "take up the VMs' bridge");
-        }
-    }
 }
 
 impl State {
@@ -198,6 +186,17 @@ impl State {
             _serving: stop.drop_guard(),
         });
         Ok(())
+    }
+}
+
+/// Takes up a bridge that a former daemon made, where VMs run on it.
+pub(crate) async fn take_up(daemon: Arc<Daemon>) {
+    let (Some(helper), Ok(config)) = (daemon.helper(), daemon.config().await) else {
+        return;
+    };
+    let bridge = daemon.bridge();
+    if let Err(refusal) = bridge.ensure(&daemon, helper, &config.network).await {
+        tracing::warn!(error = %told(&refusal), "take up the VMs' bridge");
     }
 }
 

@@ -172,9 +172,9 @@ async fn reclaim(daemon: &Arc<Daemon>, kept: Vec<VmRef>) -> bool {
             for what in removed {
                 tracing::info!(what, "reclaimed");
             }
-            if has_kept && let Ok(config) = daemon.config().await {
-                let bridge = daemon.bridge();
-                bridge.take_up(daemon, helper, &config.network).await;
+            if has_kept {
+                // Names can wait; whoever started us does not.
+                drop(tokio::spawn(network::take_up(Arc::clone(daemon))));
             }
             true
         }
