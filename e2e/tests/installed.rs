@@ -65,15 +65,29 @@ fn installed() {
     }
     let status: Value =
         serde_json::from_str(&as_owner(&["banger", "--json", "system", "status"])).unwrap();
-    assert_eq!(status["owner"], OWNER, "{status}");
+    assert_eq!(status["installed"]["owner"]["name"], OWNER, "{status}");
+    for (unit, most) in [("bangerd.service", 1.5), ("bangerd-root.service", 3.3)] {
+        let exposure = exposure(unit);
+        assert!(exposure <= most, "{unit}: {exposure}");
+    }
     let doctor = as_owner(&["banger", "doctor", "-v"]);
     assert!(doctor.contains("system"), "{doctor}");
+}
+
+/// What systemd thinks of a unit's sandbox: 0 is the best, 10 none.
+fn exposure(unit: &str) -> f64 {
+    let said = as_root(&["systemd-analyze", "security", "--no-pager", unit]);
+    let line = said.lines().find(|line| line.contains("Overall exposure"));
+    let figure = line.unwrap().split(": ").nth(1).unwrap();
+    figure.split(' ').next().unwrap().parse().unwrap()
 }
 
 /// Nobody else gets in, and nobody but the daemon reaches the helper.
 fn only_for_its_owner() {
     let stranger = run("nobody", &["banger", "vm", "list"]);
     assert_ne!(stranger.code, 0, "{stranger:#?}");
+    // Where a daemon of its own would have had its socket, if it had a home for its state.
+    fs::remove_dir("/tmp/banger-runtime-65534").unwrap();
     for socket in ["/run/banger/bangerd.sock", "/run/banger-ipc/root.sock"] {
         for user in ["nobody", OWNER] {
             let connect = [

@@ -56,13 +56,13 @@ pub(crate) fn bring_up(host: &Host) -> Result<(), CliError> {
     host.run("systemctl", &["daemon-reload"])?;
     stop(host)?;
     systemctl(host, &["enable", "--quiet"], &ENABLED)?;
-    // Each returns when it is ready: they are of the type notify.
-    systemctl(
-        host,
-        &["start"],
-        &[Unit::Socket, Unit::Daemon, Unit::Helper],
-    )
-    .map_err(|error| error.hint("journalctl -b -u bangerd -u bangerd-root"))
+    // Each returns when it is ready: they are of the type notify. The helper last: what it may see
+    // of the host is there once the daemon is.
+    for unit in [Unit::Socket, Unit::Daemon, Unit::Helper] {
+        systemctl(host, &["start"], &[unit])
+            .map_err(|error| error.hint("journalctl -b -u bangerd -u bangerd-root"))?;
+    }
+    Ok(())
 }
 
 /// Stops the services; those that do not run are no error.

@@ -114,6 +114,11 @@ pub(super) const ROWS: &[Row] = &[
         "~@privileged @resources @keyring @obsolete userfaultfd io_uring_setup io_uring_enter io_uring_register",
         "",
     ),
+    service(
+        "SystemCallFilter",
+        "fchown",
+        "a kept disk comes back to the owner's group before each start; without capabilities to no other",
+    ),
     service("KeyringMode", "private", ""),
     service("RemoveIPC", "yes", ""),
     service("NoExecPaths", "/", ""),
