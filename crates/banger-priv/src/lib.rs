@@ -24,7 +24,8 @@ pub use banger_names::VmRef;
 pub use client::{Client, ClientError};
 pub use method::{METHODS, Method};
 pub use reply::{
-    Answer, BridgeUp, Refusal, RefusalKind, Reply, Snapshot, Status, Tap, VmStatus, Vmm,
+    Answer, BridgeUp, OtherChain, Others, Refusal, RefusalKind, Reply, Snapshot, Status, Tap,
+    VmStatus, Vmm,
 };
 pub use request::{
     CreateSnapshot, CreateTap, EnsureBridge, FileRole, Launch, OpenSnapshot, Reclaim, Request,

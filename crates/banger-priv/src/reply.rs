@@ -47,6 +47,30 @@ pub struct Status {
     pub version: String,
     /// The VMs in its ledger.
     pub vms: Vec<VmStatus>,
+    /// Who else decides about forwarded packets; `None` where that could not be looked at.
+    pub others: Option<Others>,
+}
+
+/// Chains of others that guests' packets pass, too.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Others {
+    /// The chains, 16 at most.
+    pub chains: Vec<OtherChain>,
+    /// Whether some rule of others is about our bridge by its name.
+    pub name_bridge: bool,
+}
+
+/// A chain of somebody else.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OtherChain {
+    /// Its table, in at most 32 printable ASCII characters.
+    pub table: String,
+    /// Its name, likewise.
+    pub name: String,
+    /// Whether it drops what none of its rules decides.
+    pub drops: bool,
 }
 
 /// What the helper made for a VM.

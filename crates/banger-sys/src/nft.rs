@@ -21,6 +21,7 @@ const BATCH_END: u16 = 17;
 // The low byte of a message's kind; linux/netfilter/nf_tables.h: NFT_MSG_*.
 const GET_TABLE: u16 = 1;
 const DELETE_TABLE: u16 = 2;
+const GET_CHAIN: u16 = 4;
 const DELETE_CHAIN: u16 = 5;
 const GET_RULE: u16 = 7;
 const DELETE_RULE: u16 = 8;
@@ -31,6 +32,10 @@ const DELETE_ELEMENT: u16 = 14;
 
 /// The attribute that names the table, in messages of every kind used here.
 const TABLE: u16 = 1;
+const CHAIN_NAME: u16 = 3;
+const CHAIN_HOOK: u16 = 4;
+const CHAIN_POLICY: u16 = 5;
+const HOOK_NUMBER: u16 = 1;
 const ELEMENT_SET: u16 = 2;
 const ELEMENT_LIST: u16 = 3;
 const LIST_ITEM: u16 = 1;
@@ -38,6 +43,11 @@ const ELEMENT_KEY: u16 = 1;
 const DATA_VALUE: u16 = 1;
 /// `struct nfgenmsg`: family, version, subsystem in network order.
 const FIXED: usize = 4;
+
+/// NF_INET_FORWARD and NF_DROP, as attributes have them; NFPROTO_INET and NFPROTO_IPV4.
+const FORWARD: [u8; 4] = 2_u32.to_be_bytes();
+const DROP: [u8; 4] = 0_u32.to_be_bytes();
+const IPV4_FAMILIES: [u8; 2] = [1, 2];
 
 /// What packets a table sees. A table is known by its family and its name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -91,6 +101,17 @@ impl Key {
     }
 }
 
+/// A chain that IPv4 packets pass which this host forwards.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ForwardChain {
+    /// Its table's name.
+    pub table: String,
+    /// Its own name.
+    pub name: String,
+    /// Whether it drops what none of its rules decides.
+    pub drops: bool,
+}
+
 /// A change, made with all others of its transaction or not at all.
 #[derive(Debug, Clone, Copy)]
 pub enum Change<'a> {
@@ -136,6 +157,28 @@ impl Nft {
                 attribute(body, FIXED, TABLE).map(text)
             })?;
         Ok(names.iter().filter(|name| *name == table).count())
+    }
+
+    /// The chains, of anybody, that forwarded IPv4 packets pass.
+    pub fn forward_chains(&mut self) -> Result<Vec<ForwardChain>, NetlinkError> {
+        let of_all = Body::default().bytes(&[0; FIXED]);
+        let request = request("list chains", GET_CHAIN, DUMP, of_all);
+        let chains = self
+            .0
+            .get(&request, |body| Some(read_forward_chain(body)))?;
+        Ok(chains.into_iter().flatten().collect())
+    }
+
+    /// Whether a rule of any table but `table` has these bytes in it, as a link's name in a match.
+    pub fn is_named_beside(&mut self, table: &str, bytes: &[u8]) -> Result<bool, NetlinkError> {
+        let of_all = Body::default().bytes(&[0; FIXED]);
+        let named = self
+            .0
+            .get(&request("list rules", GET_RULE, DUMP, of_all), |body| {
+                let of = attribute(body, FIXED, TABLE).map(text)?;
+                Some(of != table && body.windows(bytes.len()).any(|part| part == bytes))
+            })?;
+        Ok(named.contains(&true))
     }
 
     /// Whether the set has such an element; false also where the set or its table is missing.
@@ -230,6 +273,16 @@ fn element_body(set: Set<'_>, key: &Key) -> Body {
     table_body(set.family, set.table)
         .text(ELEMENT_SET, set.name)
         .nested(ELEMENT_LIST, list)
+}
+
+fn read_forward_chain(body: &[u8]) -> Option<ForwardChain> {
+    let hook = attribute(body, FIXED, CHAIN_HOOK)?;
+    let forwards = attribute(hook, 0, HOOK_NUMBER)? == FORWARD;
+    (forwards && IPV4_FAMILIES.contains(body.first()?)).then_some(ForwardChain {
+        table: text(attribute(body, FIXED, TABLE)?),
+        name: text(attribute(body, FIXED, CHAIN_NAME)?),
+        drops: attribute(body, FIXED, CHAIN_POLICY) == Some(&DROP),
+    })
 }
 
 fn read_elements(body: &[u8]) -> Option<Vec<Key>> {

@@ -50,6 +50,9 @@ pub(crate) const ZONE: &str = "vm";
 pub(crate) const SHORTEST_NETWORK: u8 = 8;
 /// The most lines that `priv.reclaim` answers.
 pub(crate) const MAX_RECLAIMED: usize = 100;
+/// The most chains of others that `priv.status` tells, and the most characters of their names.
+pub(crate) const MAX_CHAINS: usize = 16;
+pub(crate) const MAX_CHAIN_NAME: usize = 32;
 
 /// The most CPUs of a guest, which is Firecracker's.
 pub(crate) const MAX_CPUS: u8 = 32;

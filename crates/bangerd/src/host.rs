@@ -1,6 +1,7 @@
 //! What the daemon finds on its host: each finding with its fix.
 
 use crate::daemon::{Daemon, look_at_host};
+use crate::firewall::{self, Signs};
 use crate::privilege::{Helper, Mode};
 use crate::problem::Refusal;
 use crate::ssh;
@@ -127,6 +128,15 @@ async fn helper_checks(daemon: &Daemon) -> Vec<Check> {
         None => ok(
             "network.bridge",
             "the first VM with --network nat makes it".into(),
+        ),
+    });
+    let bridge = daemon.config().await.unwrap_or_default().network.bridge;
+    checks.push(match &status.others {
+        Some(others) => firewall::judge(others, bridge.as_str(), Signs::look()),
+        None => absent(
+            "network.firewall",
+            "whether another firewall drops what VMs send could not be seen",
+            "journalctl -b -u bangerd-root",
         ),
     });
     if let Some(why) = &news.nameless {

@@ -12,6 +12,7 @@ pub mod config;
 pub mod daemon;
 mod dns;
 mod files;
+mod firewall;
 mod handlers;
 mod host;
 pub mod listen;

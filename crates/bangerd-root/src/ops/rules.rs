@@ -296,6 +296,6 @@ fn apply(changes: &[Change<'_>]) -> Result<(), NetlinkError> {
     nft.apply(changes)
 }
 
-fn open() -> Result<Nft, Refusal> {
+pub(super) fn open() -> Result<Nft, Refusal> {
     Nft::open().map_err(|errno| failed("open nftables", &errno))
 }

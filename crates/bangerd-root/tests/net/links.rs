@@ -1,7 +1,7 @@
 //! What the network verbs make, keep and take away.
 
 use crate::host::{Host, bridge, create_tap, ensure_bridge, needs_rules, reclaim, vm};
-use banger_priv::{BridgeUp, RefusalKind, Reply, Request, Tap};
+use banger_priv::{BridgeUp, OtherChain, Others, RefusalKind, Reply, Request, Tap};
 use std::time::{Duration, Instant};
 
 #[test]
@@ -131,6 +131,36 @@ fn net_a9_flushed_rules_are_back_within_a_second_and_told() {
     }
     assert!(host.log().contains("restored"), "{}", host.log());
     assert!(host.run("ip link show br-fc").contains(",UP"));
+}
+
+#[test]
+fn net_who_else_drops_what_is_forwarded_is_told() {
+    needs_rules!();
+    let host = Host::new();
+    host.done(&bridge());
+    assert_eq!(host.status().others, Some(Others::default()));
+    for line in [
+        "nft add table ip filter",
+        "nft add chain ip filter FORWARD {type filter hook forward priority 0; policy drop;}",
+        "nft add chain ip filter INPUT {type filter hook input priority 0; policy drop;}",
+        "nft add chain ip filter DOCKER-USER",
+        "nft add table ip6 filter",
+        "nft add chain ip6 filter FORWARD {type filter hook forward priority 0; policy drop;}",
+        "nft add table inet firewalld",
+        "nft add chain inet firewalld filter_FORWARD {type filter hook forward priority 10;}",
+    ] {
+        host.run(line);
+    }
+    let others = host.status().others.unwrap();
+    let told = |chain: &OtherChain| format!("{} {} {}", chain.table, chain.name, chain.drops);
+    let told: Vec<_> = others.chains.iter().map(told).collect();
+    assert_eq!(
+        told,
+        ["filter FORWARD true", "firewalld filter_FORWARD false"]
+    );
+    assert!(!others.name_bridge);
+    host.run("nft add rule ip filter DOCKER-USER iifname br-fc accept");
+    assert!(host.status().others.unwrap().name_bridge);
 }
 
 #[test]

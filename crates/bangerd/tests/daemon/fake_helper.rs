@@ -3,8 +3,8 @@
 
 use crate::fake_agent::{self, Guest};
 use banger_priv::{
-    BridgeUp, ClientError, FileRole, Launch, Refusal, RefusalKind, Reply, Request, Status, Tap,
-    VmRef, VmStatus, Vmm,
+    BridgeUp, ClientError, FileRole, Launch, Others, Refusal, RefusalKind, Reply, Request, Status,
+    Tap, VmRef, VmStatus, Vmm,
 };
 use bangerd::privilege::{Helper, Link, Mode};
 use rustix::fs::{FileType, OFlags};
@@ -250,6 +250,7 @@ impl State {
         Status {
             version: env!("CARGO_PKG_VERSION").into(),
             vms: vms.collect(),
+            others: Some(Others::default()),
         }
     }
 
