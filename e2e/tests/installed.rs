@@ -31,6 +31,7 @@ fn an_installation_serves_its_owner_survives_its_services_and_leaves_nothing() {
     };
     chapter("installed", installed);
     chapter("only for its owner", only_for_its_owner);
+    chapter("as the README says", as_the_readme_says);
     chapter("four runs at once", four_runs_at_once);
     chapter("a vm of its own", a_vm_of_its_own);
     chapter("reached by name", reached_by_name);
@@ -41,6 +42,7 @@ fn an_installation_serves_its_owner_survives_its_services_and_leaves_nothing() {
     );
     chapter("stopped and removed", stopped_and_removed);
     chapter("uninstalled", uninstalled);
+    chapter("a helper of the daemon's own", a_helper_of_the_daemons_own);
 }
 
 /// Installing puts everything in place; again changes nothing.
@@ -101,6 +103,23 @@ fn only_for_its_owner() {
             assert_eq!(reached, may, "{user} at {socket}");
         }
     }
+}
+
+/// The README's commands for an installation work as typed; `system install` has been.
+fn as_the_readme_says() {
+    let readme = include_str!("../../README.md");
+    let section = readme.split("## Installed").nth(1).unwrap();
+    let section = section.split("\n## ").next().unwrap();
+    let commands: Vec<_> = section
+        .lines()
+        .filter_map(|line| line.strip_prefix("$ "))
+        .filter(|command| !command.starts_with("sudo"))
+        .collect();
+    assert!(commands.len() > 2, "{commands:?}");
+    for command in commands {
+        as_owner(&["sh", "-c", command]);
+    }
+    as_owner(&["banger", "vm", "rm", "--force", "web"]);
 }
 
 /// Four VMs run side by side, each with its own uid and address, and nothing stays of them.
@@ -247,6 +266,49 @@ fn uninstalled() {
     fs::remove_dir_all(Path::new(HOME).join(".config/banger")).unwrap();
     fs::remove_dir(Path::new(HOME).join(".config")).ok();
     as_root(&["systemctl", "stop", "banger.slice"]);
+}
+
+/// Without an installation, `daemon.mode = "local"` has the same by a helper that the daemon starts
+/// by `sudo`; with the daemon's end, the bridge goes too.
+fn a_helper_of_the_daemons_own() {
+    let home = Path::new(HOME).join("local");
+    let path = |name: &str| home.join(name).to_str().unwrap().to_owned();
+    let store = PathBuf::from(std::env::var_os("BANGER_E2E_STORE").unwrap());
+    as_owner(&["mkdir", "-m", "700", home.to_str().unwrap()]);
+    let config = format!("{CONFIG}[daemon]\nmode = \"local\"\n");
+    fs::write(home.join("config.toml"), config).unwrap();
+    for name in ["data", "cache"] {
+        let from = store.join(name);
+        as_owner(&[
+            "cp",
+            "-a",
+            "--sparse=always",
+            from.to_str().unwrap(),
+            &path(name),
+        ]);
+    }
+    let banger = |script: &str| {
+        let script = format!("BANGER_HOME={} banger {script}", home.display());
+        as_owner(&["sh", "-c", &script])
+    };
+    let sudoers = Path::new("/etc/sudoers.d/banger");
+    fs::write(sudoers, format!("{OWNER} ALL=(root) NOPASSWD: ALL\n")).unwrap();
+    let addresses = banger("run -- ip -4 -o address");
+    assert!(addresses.contains("172.30.0."), "{addresses}");
+    let doctor = banger("doctor");
+    assert!(doctor.contains("mode    local"), "{doctor}");
+    assert!(as_root(&["ip", "-o", "link"]).contains("br-fc"));
+    let daemon = fs::read_to_string(home.join("run/bangerd.lock")).unwrap();
+    as_owner(&["kill", daemon.trim()]);
+    eventually("the helper has ended and taken the bridge along", || {
+        !as_root(&["ip", "-o", "link"]).contains("br-fc")
+            && run("root", &["pgrep", "-x", "bangerd-root"]).code == 1
+    });
+    fs::remove_file(sudoers).unwrap();
+    fs::remove_dir_all(home).unwrap();
+    for dir in ["/run/bangerd-root", "/var/lib/bangerd-root"] {
+        fs::remove_dir_all(dir).unwrap();
+    }
 }
 
 /// Kernel objects of VMs.

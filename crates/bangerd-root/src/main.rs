@@ -100,7 +100,7 @@ fn run(arguments: &Arguments) -> Result<ExitCode, Refusal> {
     }
     let watched = watch::start(&helper);
     watched.map_err(|error| failed("watch the rules", &error))?;
-    let server = Arc::new(Server::new(helper));
+    let server = Arc::new(Server::new(Arc::clone(&helper)));
     start(&server, socket, listens)?;
     let told = activation.notify("READY=1");
     told.map_err(|errno| failed("notify systemd", &errno))?;
@@ -114,6 +114,10 @@ fn run(arguments: &Arguments) -> Result<ExitCode, Refusal> {
     if !server.end(END_LIMIT) {
         log::line("ended with requests at work");
         return Ok(ExitCode::FAILURE);
+    }
+    // A daemon's own helper has nobody who would uninstall it.
+    if !listens && helper.ledger().entries().is_empty() {
+        ops::bridge::remove(&helper, &mut helper.network())?;
     }
     Ok(ExitCode::SUCCESS)
 }
