@@ -32,7 +32,7 @@ pub use image::{
 pub use install::{Install, InstallError, InstallPaths, Owner};
 pub use problem::{Problem, ProblemBody, ProblemCode};
 pub use stream::{Progress, Step};
-pub use system::{Check, CheckStatus, EngineView, HostView, VersionView};
+pub use system::{Check, CheckStatus, EngineView, HostView, TidyView, VersionView};
 pub use vm::{
     CreateVm, InitMode, LogSource, NetworkMode, RemoveVm, RunVm, SshView, StopVm, VmExitView,
     VmSpec, VmState, VmView, WaitFor,

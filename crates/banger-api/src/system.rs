@@ -27,6 +27,15 @@ pub struct HostView {
     pub checks: Vec<Check>,
 }
 
+/// What was removed of what belonged to no VM.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct TidyView {
+    /// What was removed, a line each.
+    pub removed: Vec<String>,
+    /// What could not be, and why.
+    pub left: Vec<String>,
+}
+
 /// What runs VMs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct EngineView {

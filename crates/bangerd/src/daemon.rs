@@ -9,8 +9,9 @@ use crate::problem::Refusal;
 use crate::reconcile;
 use crate::shared_job::SharedJobs;
 use crate::ssh;
-use crate::store::Database;
-use crate::vm::place::VmPlace;
+use crate::store::copies::Orphan;
+use crate::store::{Condition, Database};
+use crate::vm::place::{self, VmPlace};
 use crate::vm::plan::RESERVE;
 use crate::vm::record::{VmRecord, now_unix_ms};
 use crate::vm::registry::Registry;
@@ -21,7 +22,7 @@ use banger_engine::{
 use banger_images::{Image, ImagesError, Kernel, Store};
 use banger_names::{ByteSize, VmId};
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 use tokio::sync::{Mutex, RwLock};
 use tokio_util::sync::CancellationToken;
@@ -165,6 +166,9 @@ impl Options {
 pub struct Daemon {
     options: Options,
     database: Database,
+    condition: Condition,
+    /// Directories of VMs that no row knows, as the start found them.
+    orphans: std::sync::Mutex<Vec<Orphan>>,
     images: Store,
     helper: Option<Helper>,
     bridge: Bridge,
@@ -187,17 +191,20 @@ impl Daemon {
     pub(crate) async fn open(options: Options) -> Result<Arc<Self>, Refusal> {
         let dirs = options.dirs.clone();
         let opened = tokio::task::spawn_blocking(move || {
-            let database = Database::open(&dirs.state.join("bangerd.db"))?;
+            let path = dirs.state.join("bangerd.db");
+            let database = Database::open_whatever(&path, &place::state_root(&dirs))?;
             let images = Store::open(&dirs.data, &dirs.cache)?;
             Ok::<_, Refusal>((database, images))
         });
-        let (database, images) = opened
+        let ((database, condition), images) = opened
             .await
             .unwrap_or_else(|error| Err(Refusal::internal("open the state", &error)))?;
         let helper = find_helper(&options).await?;
         let daemon = Arc::new(Self {
             options,
             database,
+            condition,
+            orphans: std::sync::Mutex::default(),
             images,
             helper,
             bridge: Bridge::default(),
@@ -269,6 +276,24 @@ impl Daemon {
     /// What was acknowledged.
     pub(crate) fn database(&self) -> &Database {
         &self.database
+    }
+
+    /// In which condition the database was found.
+    pub(crate) fn condition(&self) -> &Condition {
+        &self.condition
+    }
+
+    /// Directories of VMs that no row knows.
+    pub(crate) fn orphans(&self) -> Vec<Orphan> {
+        self.orphans
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    /// Takes note of such directories, in the place of those known before.
+    pub(crate) fn note_orphans(&self, orphans: Vec<Orphan>) {
+        *self.orphans.lock().unwrap_or_else(PoisonError::into_inner) = orphans;
     }
 
     /// Kernels and images. Its calls block: see [`Daemon::with_images`].

@@ -5,7 +5,9 @@ use crate::firewall::{self, Signs};
 use crate::privilege::{Helper, Mode};
 use crate::problem::Refusal;
 use crate::ssh;
+use crate::store::Condition;
 use crate::vm::create::disk_free;
+use crate::vm::place::VmPlace;
 use banger_api::{Check, CheckStatus, EngineView, HostView, NetworkMode};
 use banger_engine::{Engine, Host, Level};
 use banger_names::ByteSize;
@@ -39,6 +41,7 @@ pub(crate) async fn look(daemon: &Arc<Daemon>) -> HostView {
     checks.extend(helper_checks(daemon).await);
     checks.push(agent_check(daemon));
     checks.push(config_check(daemon).await);
+    checks.extend(state_checks(daemon));
     checks.push(disk_check("disk.state", &daemon.dirs().state, daemon));
     checks.push(disk_check("disk.data", &daemon.dirs().data, daemon));
     checks.push(program_check(
@@ -149,6 +152,42 @@ async fn helper_checks(daemon: &Daemon) -> Vec<Check> {
         checks.push(ok(
             "network.names",
             "NAME.vm is the address of a running VM".into(),
+        ));
+    }
+    checks
+}
+
+/// The database, and directories that it knows nothing of.
+fn state_checks(daemon: &Daemon) -> Vec<Check> {
+    let mut checks = vec![match daemon.condition() {
+        Condition::Sound => ok("state.database", "it is sound".into()),
+        Condition::Damaged { aside, why } => absent(
+            "state.database",
+            &format!("it was damaged ({why}); VMs were recovered from the copies of their records"),
+            &format!(
+                "look whether all VMs are there, then rm {}",
+                aside.display()
+            ),
+        ),
+        Condition::Newer { why } => Check {
+            name: "state.database".into(),
+            status: CheckStatus::Failed,
+            message: format!("VMs are only shown, nothing is changed: {why}"),
+            fix: Some("install the newer banger again".into()),
+        },
+    }];
+    let orphans = daemon.orphans();
+    if let Some(first) = orphans.first() {
+        let place = VmPlace::of(daemon.dirs(), &first.id);
+        let why = first.copy.as_ref().err().map_or("", String::as_str);
+        checks.push(absent(
+            "state.unknown",
+            &format!(
+                "{} directories of VMs that the database does not know, as {}: {why}",
+                orphans.len(),
+                place.state.display()
+            ),
+            "banger doctor --fix removes them, with what is on their disks",
         ));
     }
     checks

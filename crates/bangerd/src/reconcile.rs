@@ -2,8 +2,9 @@
 //!
 //! The kernel is asked first: a recorded VMM is ours only if the engine proves by pidfd,
 //! start time and boot id that it is the same process. Then every record is brought into
-//! line with that, and last the directories of VMs that nobody knows are removed: they are
-//! ours by their place and the form of their name, in directories that only we can write.
+//! line with that. A directory of a VM that has no row means that rows were lost: the row comes
+//! before the directory and goes after it. Such a VM is taken up again by the copy of its
+//! record; without one it is left and told, until somebody asks for it to be removed ([`tidy`]).
 //! What the helper made is asked of the helper: the VMMs that it says run are taken over, all
 //! else that it has is reclaimed.
 
@@ -12,12 +13,14 @@ mod strays;
 use crate::daemon::Daemon;
 use crate::network;
 use crate::problem::Refusal;
+use crate::store::StoreError;
+use crate::store::copies::{self, Orphan};
 use crate::vm::driver::Driver;
 use crate::vm::place::{self, VmPlace};
 use crate::vm::record::VmRecord;
 use banger_api::VmState;
 use banger_engine::{EngineError, EngineKind, Machine};
-use banger_names::{ByteSize, VmId, VmRef};
+use banger_names::{ByteSize, VmId, VmName, VmRef};
 use std::collections::HashSet;
 use std::path::Path;
 use std::sync::Arc;
@@ -43,7 +46,8 @@ enum Fate {
 
 /// Brings records, processes and directories into line.
 pub(crate) async fn reconcile(daemon: &Arc<Daemon>) -> Result<(), Refusal> {
-    let records = daemon.database().all().await?;
+    let mut records = daemon.database().all().await?;
+    records.extend(recover(daemon, &records).await?);
     let log_cap = match daemon.config().await {
         Ok(config) => config.daemon.log_cap,
         Err(error) => {
@@ -59,7 +63,7 @@ pub(crate) async fn reconcile(daemon: &Arc<Daemon>) -> Result<(), Refusal> {
         // Without its word nobody can tell whether those run, and they must not be given up.
         helper.status().await?;
     }
-    let mut known = HashSet::new();
+    let mut known: HashSet<VmId> = daemon.orphans().into_iter().map(|vm| vm.id).collect();
     let mut kept = Vec::new();
     let mut settled = Vec::new();
     for record in records {
@@ -71,19 +75,19 @@ pub(crate) async fn reconcile(daemon: &Arc<Daemon>) -> Result<(), Refusal> {
             settled.push((record, machine));
         }
     }
-    let is_reclaimed = reclaim(daemon, kept).await;
+    let may_change = daemon.condition().refuse_changes().is_ok();
+    let is_reclaimed = may_change && reclaim(daemon, kept).await;
     for (mut record, machine) in settled {
         if machine.is_none() && is_reclaimed {
             record.is_helped = false;
         }
         hand_over(daemon, record, machine).await;
     }
+    if !may_change {
+        return Ok(());
+    }
     let dirs = daemon.dirs().clone();
-    let swept = tokio::task::spawn_blocking(move || {
-        for root in [place::state_root(&dirs), place::run_root(&dirs)] {
-            sweep(&root, &known);
-        }
-    });
+    let swept = tokio::task::spawn_blocking(move || sweep(&place::run_root(&dirs), &known));
     swept
         .await
         .map_err(|error| Refusal::internal("sweep what nobody knows", &error))
@@ -99,6 +103,9 @@ async fn settle(
     let place = VmPlace::of(daemon.dirs(), &record.id);
     let goes = record.plan.ephemeral || record.state == VmState::Removing;
     let fate = fate_of(daemon, &record, &place, log_cap).await;
+    if daemon.condition().refuse_changes().is_err() {
+        return Some(shown(record, fate));
+    }
     let machine = match fate {
         Fate::Runs(machine) if goes => {
             match tokio::time::timeout(KILL_LIMIT, machine.kill()).await {
@@ -161,6 +168,16 @@ async fn settle(
     Some((record, machine))
 }
 
+/// What is known of a VM where nothing may be changed.
+fn shown(mut record: VmRecord, fate: Fate) -> (VmRecord, Option<Arc<dyn Machine>>) {
+    match fate {
+        Fate::Runs(machine) => return (record, Some(machine)),
+        Fate::Gone(why) | Fate::Stuck(why) => record.end(VmState::Crashed, "crashed", why),
+        Fate::None => {}
+    }
+    (record, None)
+}
+
 /// Has the helper remove what belongs to no VM that runs; tells whether it did.
 async fn reclaim(daemon: &Arc<Daemon>, kept: Vec<VmRef>) -> bool {
     let Some(helper) = daemon.helper() else {
@@ -216,7 +233,110 @@ async fn fate_of(daemon: &Daemon, record: &VmRecord, place: &VmPlace, log_cap: B
     }
 }
 
-/// Removes the VM directories below `root` that are not `known`, with the VMMs that live in them.
+/// Takes up again the VMs whose rows were lost, by the copies of their records; notes the rest.
+async fn recover(daemon: &Arc<Daemon>, rows: &[VmRecord]) -> Result<Vec<VmRecord>, Refusal> {
+    let known: HashSet<VmId> = rows.iter().map(|record| record.id.clone()).collect();
+    let root = place::state_root(daemon.dirs());
+    let found = tokio::task::spawn_blocking({
+        let root = root.clone();
+        move || copies::orphans(&root, |id| known.contains(id))
+    });
+    let found = found.await.unwrap_or_else(|error| Err(error.into()));
+    let found = found.map_err(|error| Refusal::io(format!("look into {root:?}"), &error))?;
+    let mut recovered = Vec::new();
+    let mut left = Vec::new();
+    for orphan in found {
+        let taken_up = match &orphan.copy {
+            Ok(record) => take_up(daemon, record.as_ref().clone()).await,
+            Err(why) => Err(why.clone()),
+        };
+        match taken_up {
+            Ok(record) => {
+                tracing::warn!(vm = %record.id, name = %record.plan.name, "its row was lost; recovered");
+                recovered.push(record);
+            }
+            Err(why) => {
+                tracing::error!(vm = %orphan.id, why, "a VM's directory without a row; left as it is");
+                left.push(Orphan {
+                    copy: Err(why),
+                    ..orphan
+                });
+            }
+        }
+    }
+    daemon.note_orphans(left);
+    Ok(recovered)
+}
+
+/// Gives a VM its row again; under another name if its own is taken by now.
+async fn take_up(daemon: &Daemon, mut record: VmRecord) -> Result<VmRecord, String> {
+    match daemon.database().insert(&mut record, None).await {
+        Err(StoreError::Taken { what: "name", .. }) => {
+            let digits = record.id.as_str().trim_start_matches("vm-");
+            record.plan.name =
+                VmName::parse(&format!("recovered-{digits}")).expect("it is a label");
+            let inserted = daemon.database().insert(&mut record, None).await;
+            inserted.map_err(|error| error.to_string())?;
+        }
+        Err(StoreError::Taken {
+            what: "address", ..
+        }) => {
+            record.address = None;
+            let inserted = daemon.database().insert(&mut record, None).await;
+            inserted.map_err(|error| error.to_string())?;
+        }
+        other => other.map_err(|error| error.to_string())?,
+    }
+    Ok(record)
+}
+
+/// Removes what the start found and left, and everything of the helper's that belongs to no VM
+/// that runs. Gives what was removed and what could not be.
+pub(crate) async fn tidy(daemon: &Arc<Daemon>) -> (Vec<String>, Vec<String>) {
+    let (mut removed, mut left) = (Vec::new(), Vec::new());
+    let mut remaining = Vec::new();
+    for orphan in daemon.orphans() {
+        let place = VmPlace::of(daemon.dirs(), &orphan.id);
+        let path = place.state.display().to_string();
+        let erased = tokio::task::spawn_blocking(move || {
+            strays::kill(&place)?;
+            place.remove_run()?;
+            place.remove_state()
+        });
+        match erased.await.unwrap_or_else(|error| Err(error.into())) {
+            Ok(()) => removed.push(path),
+            Err(error) => {
+                left.push(format!("{path}: {error}"));
+                remaining.push(orphan);
+            }
+        }
+    }
+    daemon.note_orphans(remaining);
+    if let Some(helper) = daemon.helper() {
+        match helper.status().await {
+            Ok(status) => {
+                // Asked first: whatever the helper makes, it makes for a VM that is known by then.
+                let known: HashSet<VmId> =
+                    daemon.vms().all().iter().map(|vm| vm.id.clone()).collect();
+                for entry in status
+                    .vms
+                    .iter()
+                    .filter(|entry| !known.contains(&entry.vm.id))
+                {
+                    match helper.release(&entry.vm).await {
+                        Ok(()) => removed.push(format!("what the helper made for {}", entry.vm)),
+                        Err(error) => left.push(network::told(&error.refusal())),
+                    }
+                }
+            }
+            Err(error) => left.push(network::told(&error.refusal())),
+        }
+    }
+    (removed, left)
+}
+
+/// Removes the run directories below `root` of VMs that are not `known`, with the VMMs that live
+/// in them.
 fn sweep(root: &Path, known: &HashSet<VmId>) {
     let Ok(entries) = std::fs::read_dir(root) else {
         return; // nothing was made yet

@@ -3,9 +3,11 @@
 use crate::daemon::Daemon;
 use crate::handlers::{images, kernels, logs, run, streams, system, vms};
 use crate::problem::Refusal;
-use axum::Router;
+use axum::extract::{Request, State};
 use axum::http::{Method, Uri};
-use axum::routing;
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use axum::{Router, routing};
 use banger_api::ProblemCode;
 use std::sync::Arc;
 use utoipa::OpenApi;
@@ -40,6 +42,7 @@ table! {
     get "/v1/host" => system::host;
     get "/v1/config" => system::config;
     get "/v1/openapi.json" => system::openapi;
+    post "/v1/tidy" => system::tidy;
     post "/v1/run" => run::run;
     get "/v1/vms" => vms::list;
     post "/v1/vms" => vms::create;
@@ -73,7 +76,24 @@ pub(crate) fn router(daemon: Arc<Daemon>) -> Router {
     routed()
         .fallback(unknown)
         .method_not_allowed_fallback(unknown)
+        .layer(middleware::from_fn_with_state(
+            Arc::clone(&daemon),
+            only_looked_at,
+        ))
         .with_state(daemon)
+}
+
+/// Lets pass what changes nothing banger keeps, where nothing may be changed.
+async fn only_looked_at(State(daemon): State<Arc<Daemon>>, asked: Request, next: Next) -> Response {
+    let into_a_vm = ["/exec", "/copy-in", "/copy-out", "/dial", "/ssh"];
+    let is_harmless = asked.method() == Method::GET
+        || into_a_vm
+            .iter()
+            .any(|end| asked.uri().path().ends_with(end));
+    match daemon.condition().refuse_changes() {
+        Err(refusal) if !is_harmless => refusal.into_response(),
+        _ => next.run(asked).await,
+    }
 }
 
 /// The OpenAPI document.

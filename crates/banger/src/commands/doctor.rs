@@ -4,7 +4,7 @@ use crate::app::App;
 use crate::doctor::examine;
 use crate::error::CliError;
 use crate::ui::sanitize;
-use banger_api::{Check, CheckStatus, HostView};
+use banger_api::{Check, CheckStatus, HostView, TidyView};
 
 /// Examine whether this host can run VMs, and say what to do where it cannot
 ///
@@ -14,10 +14,17 @@ pub(crate) struct Args {
     /// Exit with 1 also if there are warnings
     #[arg(long)]
     strict: bool,
+    /// First remove what belongs to no VM: directories, taps, snapshots, jails
+    #[arg(long)]
+    fix: bool,
+    /// Do not ask before directories with disks are removed
+    #[arg(short, long, requires = "fix")]
+    yes: bool,
 }
 
 impl Args {
     pub(crate) async fn run(self, app: &App) -> Result<u8, CliError> {
+        let is_left = self.fix && self.tidy(app).await?;
         let host = examine(app).await?;
         if app.ui.json {
             app.ui.json(&host)?;
@@ -29,7 +36,32 @@ impl Args {
             CheckStatus::Warning => self.strict,
             CheckStatus::Failed => true,
         };
-        Ok(u8::from(host.checks.iter().any(is_bad)))
+        Ok(u8::from(is_left || host.checks.iter().any(is_bad)))
+    }
+
+    /// Has the daemon remove what belongs to no VM; tells whether something could not be.
+    async fn tidy(&self, app: &App) -> Result<bool, CliError> {
+        let client = app.client().await?;
+        let host: HostView = client.get("/v1/host").await?;
+        let unknown = host
+            .checks
+            .iter()
+            .find(|check| check.name == "state.unknown");
+        if let Some(check) = unknown
+            && !self.yes
+        {
+            let question = format!("remove {}", check.message);
+            app.ui.confirm(&question, "banger doctor --fix --yes")?;
+        }
+        let tidied: TidyView = client.post("/v1/tidy", &()).await?;
+        for line in &tidied.removed {
+            app.ui.note(&format!("removed {}", sanitize::line(line)));
+        }
+        for line in &tidied.left {
+            app.ui
+                .note(&format!("could not remove {}", sanitize::line(line)));
+        }
+        Ok(!tidied.left.is_empty())
     }
 }
 

@@ -3,12 +3,13 @@
 use crate::daemon::Daemon;
 use crate::host;
 use crate::problem::Refusal;
+use crate::reconcile;
 use crate::routes;
 use axum::Json;
 use axum::extract::State;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
-use banger_api::{Config, HostView, ProblemBody, VersionView};
+use banger_api::{Config, HostView, ProblemBody, TidyView, VersionView};
 use std::sync::Arc;
 
 /// Shows the daemon's version
@@ -32,6 +33,13 @@ pub(crate) async fn host(State(daemon): State<Arc<Daemon>>) -> Json<HostView> {
 #[utoipa::path(get, path = "/v1/config", responses((status = 200, body = Config), (status = "default", body = ProblemBody)))]
 pub(crate) async fn config(State(daemon): State<Arc<Daemon>>) -> Result<Json<Config>, Refusal> {
     Ok(Json(daemon.config().await?))
+}
+
+/// Removes what belongs to no VM
+#[utoipa::path(post, path = "/v1/tidy", responses((status = 200, body = TidyView), (status = "default", body = ProblemBody)))]
+pub(crate) async fn tidy(State(daemon): State<Arc<Daemon>>) -> Json<TidyView> {
+    let (removed, left) = reconcile::tidy(&daemon).await;
+    Json(TidyView { removed, left })
 }
 
 /// Describes this API

@@ -3,8 +3,12 @@
 //! Every call blocks for a flush; [`Database`] moves it off the asynchronous threads. A call
 //! whose caller went away still completes, so a row is never half written.
 
+mod condition;
+pub(crate) mod copies;
 mod schema;
 mod vms;
+
+pub(crate) use condition::Condition;
 
 use banger_names::Subnet;
 use std::path::{Path, PathBuf};
@@ -41,12 +45,18 @@ pub enum StoreError {
         /// The newest version known here.
         known: i64,
     },
-    /// The name or id belongs to another VM.
+    /// SQLite's own check finds faults.
+    #[error("check the database: {finding}")]
+    Faulty {
+        /// Its first finding.
+        finding: String,
+    },
+    /// The name, address or id belongs to another VM.
     #[error("take the {what} {text:?}: another VM has it")]
     Taken {
-        /// `name` or `id`.
+        /// `name`, `address` or `id`.
         what: &'static str,
-        /// The name or id.
+        /// It.
         text: String,
     },
     /// Every address of the subnet is a VM's.
@@ -83,16 +93,27 @@ impl StoreError {
 #[derive(Debug, Clone)]
 pub(crate) struct Database {
     connection: Arc<Mutex<rusqlite::Connection>>,
+    /// The directory of all VMs' state, where copies of their records are written.
+    vms: Option<Arc<Path>>,
 }
 
 impl Database {
-    /// Opens the database at `path` (0600), making or upgrading it. Blocks.
-    pub(crate) fn open(path: &Path) -> Result<Self, StoreError> {
+    /// Opens the database at `path` (0600), making or upgrading it; copies of records go
+    /// below `vms`. Blocks.
+    pub(crate) fn open(path: &Path, vms: &Path) -> Result<Self, StoreError> {
         protect(path)?;
-        let mut connection = rusqlite::Connection::open(path).map_err(sqlite("open"))?;
+        let connection = rusqlite::Connection::open(path).map_err(sqlite("open"))?;
+        Self::over(connection, Some(vms.into()))
+    }
+
+    fn over(
+        mut connection: rusqlite::Connection,
+        vms: Option<Arc<Path>>,
+    ) -> Result<Self, StoreError> {
         schema::prepare(&mut connection)?;
         Ok(Self {
             connection: Arc::new(Mutex::new(connection)),
+            vms,
         })
     }
 

@@ -1,6 +1,6 @@
 //! The rows of VMs.
 
-use super::{Database, StoreError, sqlite};
+use super::{Database, StoreError, copies, sqlite};
 use crate::net_plan;
 use crate::vm::record::VmRecord;
 use banger_names::{Subnet, VmId};
@@ -63,13 +63,22 @@ impl Database {
         Ok(())
     }
 
-    /// Replaces a VM's record. A row of a later generation, or none, is left as it is.
+    /// Replaces a VM's record, and its copy. A row of a later generation, or none, is left as it is.
     pub(crate) async fn update(&self, record: &VmRecord) -> Result<(), StoreError> {
         let row = Row::of(record)?;
+        let record = record.clone();
+        let vms = self.vms.clone();
         self.call(move |connection| {
-            connection
+            let changed = connection
                 .execute(UPDATE, row.update())
                 .map_err(sqlite("write"))?;
+            if changed > 0
+                && let Some(vms) = vms
+                && let Err(error) = copies::write(&vms, &record)
+            {
+                // The row is what counts; the copy is written again with the next change.
+                tracing::warn!(vm = %record.id, %error, "write the copy of a record");
+            }
             Ok(())
         })
         .await
@@ -89,23 +98,25 @@ impl Database {
 
     /// All VMs, the oldest first.
     pub(crate) async fn all(&self) -> Result<Vec<VmRecord>, StoreError> {
-        self.call(|connection| {
-            let mut statement = connection
-                .prepare("SELECT id, record FROM vms ORDER BY created_unix_ms, id")
-                .map_err(sqlite("read"))?;
-            let rows = statement
-                .query_map([], |row| {
-                    Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?))
-                })
-                .map_err(sqlite("read"))?;
-            rows.map(|row| {
-                let (id, record) = row.map_err(sqlite("read"))?;
-                serde_json::from_str(&record).map_err(|source| StoreError::Row { id, source })
-            })
-            .collect()
-        })
-        .await
+        self.call(read_all).await
     }
+}
+
+/// Reads every row.
+pub(super) fn read_all(connection: &Connection) -> Result<Vec<VmRecord>, StoreError> {
+    let mut statement = connection
+        .prepare("SELECT id, record FROM vms ORDER BY created_unix_ms, id")
+        .map_err(sqlite("read"))?;
+    let rows = statement
+        .query_map([], |row| {
+            Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?))
+        })
+        .map_err(sqlite("read"))?;
+    rows.map(|row| {
+        let (id, record) = row.map_err(sqlite("read"))?;
+        serde_json::from_str(&record).map_err(|source| StoreError::Row { id, source })
+    })
+    .collect()
 }
 
 /// Replaces a row that is not of a later generation.
@@ -175,15 +186,12 @@ fn taken(error: rusqlite::Error, row: &Row) -> StoreError {
     if failure.code != rusqlite::ErrorCode::ConstraintViolation {
         return sqlite("write")(error);
     }
-    if message.contains("vms.name") {
-        StoreError::Taken {
-            what: "name",
-            text: row.name.clone(),
-        }
+    let (what, text) = if message.contains("vms.name") {
+        ("name", row.name.clone())
+    } else if message.contains("vms.address") {
+        ("address", row.address.clone().unwrap_or_default())
     } else {
-        StoreError::Taken {
-            what: "id",
-            text: row.id.clone(),
-        }
-    }
+        ("id", row.id.clone())
+    };
+    StoreError::Taken { what, text }
 }

@@ -159,6 +159,11 @@ impl Preparation {
         }
         remove_old(disk)?;
         self.images.overlay_disk(disk, self.plan.disk)?;
+        if !self.plan.ephemeral {
+            // It must be whole before it is acknowledged, whatever happens to the host.
+            let synced = std::fs::File::open(disk).and_then(|file| file.sync_all());
+            synced.map_err(|error| Refusal::io(format!("write {disk:?} through"), &error))?;
+        }
         Ok(())
     }
 }
