@@ -1,5 +1,5 @@
 # Every target is one line; what takes more lives in xtask/ (cargo xtask help).
-.PHONY: try test lint build bench lab smoke packages
+.PHONY: try test lint build bench lab smoke soak packages
 
 # Build, provision, boot a VM and run a command in it.
 try: packages
@@ -28,6 +28,10 @@ lab: packages
 # The promises on that host, by Firecracker.
 smoke: packages
 	cargo xtask smoke
+
+# One daemon under many clients, garbage and idle connections.
+soak: packages
+	cargo xtask soak
 
 packages:
 	@packaging/host-packages

@@ -8,7 +8,7 @@
 //! Here the engine is QEMU and the clock is the wall's. With `--lab` it is Firecracker in the
 //! lab whose clock counts instructions, where figures repeat: see [`lab`].
 
-mod home;
+pub(crate) mod home;
 mod inside;
 mod lab;
 mod raw;

@@ -11,6 +11,7 @@ mod build;
 mod lab;
 mod lint;
 mod smoke;
+mod soak;
 mod suite;
 mod tcb;
 mod trial;
@@ -28,6 +29,7 @@ cargo xtask CHORE
                NAME picks tests by a part of their name
   lint         formatting, clippy and the rules of ARCHITECTURE.md
   smoke [NAME] the promises on a KVM host: in the lab, by Firecracker (JOBS=4)
+  soak         one daemon under many clients and garbage [--short]
   tcb          how large the trusted base is, against its budget
   bench boot   our boot and exec against the raw engine's [--runs N] [--json FILE],
                in the lab by Firecracker with --lab [--lean BANGER_HOME]
@@ -56,6 +58,7 @@ fn dispatch(args: &[&str]) -> Result<ExitCode> {
         ["test", filter @ ..] => suite::run(filter),
         ["lint"] => lint::run(),
         ["smoke", filter @ ..] => smoke::run(filter),
+        ["soak", args @ ..] => soak::run(args),
         ["tcb"] => tcb::run(),
         [] | ["help" | "-h" | "--help"] => {
             println!("{HELP}");

@@ -2,7 +2,9 @@
 
 use crate::activity::ActivityGuard;
 use crate::daemon::Daemon;
+use crate::problem::Refusal;
 use crate::routes;
+use banger_api::{ProblemBody, ProblemCode};
 use hyper::Request;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -11,15 +13,19 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::io::AsyncWriteExt;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
-/// Connections at one time; more are closed at once.
+/// Connections at one time; more wait for a place.
 pub const MAX_CONNECTIONS: usize = 256;
 
 /// How long a request's head may take, also on a connection that waits for its next request.
-const HEAD_LIMIT: Duration = Duration::from_secs(15);
+const HEAD_LIMIT: Duration = Duration::from_secs(5);
+
+/// How long a connection waits for a place: those without a request have gone by then.
+const PLACE_LIMIT: Duration = Duration::from_secs(6);
 
 /// How long connections may take to end when the daemon ends.
 const END_LIMIT: Duration = Duration::from_secs(2);
@@ -53,10 +59,17 @@ pub async fn serve(daemon: Arc<Daemon>, listener: UnixListener, stop: Cancellati
         if !is_welcome(&stream, owner) {
             continue;
         }
-        let Ok(place) = Arc::clone(&places).try_acquire_owned() else {
-            tracing::warn!("refused a connection: {MAX_CONNECTIONS} are open");
-            continue;
+        // Whoever comes meanwhile waits too, in the socket's own queue.
+        let place = tokio::select! {
+            () = stop.cancelled() => break,
+            place = Arc::clone(&places).acquire_owned() => place,
+            () = tokio::time::sleep(PLACE_LIMIT) => {
+                tracing::warn!("refused a connection: {MAX_CONNECTIONS} are open");
+                drop(tokio::spawn(refuse(stream)));
+                continue;
+            }
         };
+        let Ok(place) = place else { break };
         let hold = ConnectionHold(Arc::new((daemon.activity().begin(), place)));
         let router = TowerToHyperService::new(router.clone());
         let service = service_fn(move |mut request: Request<Incoming>| {
@@ -93,6 +106,24 @@ pub async fn serve(daemon: Arc<Daemon>, listener: UnixListener, stop: Cancellati
     {
         tracing::warn!("connections were cut off");
     }
+}
+
+/// Tells a client that there is no place for it.
+async fn refuse(mut stream: UnixStream) {
+    let refusal = Refusal::new(
+        ProblemCode::Exhausted,
+        format!("talk to the daemon: {MAX_CONNECTIONS} connections are open"),
+    )
+    .hint("end some commands of banger that wait, then repeat this one");
+    let body = serde_json::to_string(&ProblemBody { error: refusal.0 }).unwrap_or_default();
+    let answer = format!(
+        "HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\n\
+         content-length: {}\r\nconnection: close\r\n\r\n{body}",
+        body.len()
+    );
+    // It may be gone by now, or not listen.
+    let telling = stream.write_all(answer.as_bytes());
+    let _unheard = tokio::time::timeout(HEAD_LIMIT, telling).await;
 }
 
 /// Whether the kernel says that the peer is the owner, or root, who could be anybody anyway.

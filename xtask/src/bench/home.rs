@@ -13,14 +13,14 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Instant;
 
-pub(super) struct Home {
+pub(crate) struct Home {
     root: tempfile::TempDir,
     dist: PathBuf,
 }
 
 impl Home {
     /// Builds the programs and provisions kernel and image.
-    pub(super) fn new() -> Result<Self> {
+    pub(crate) fn new() -> Result<Self> {
         let dist = build::dist()?;
         let root = tempfile::Builder::new()
             .prefix("banger-bench-")
@@ -40,7 +40,7 @@ impl Home {
         Ok(home)
     }
 
-    pub(super) fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         self.root.path()
     }
 
@@ -108,14 +108,14 @@ impl Home {
         Ok(times)
     }
 
-    fn daemon_pid(&self) -> Result<String> {
+    pub(crate) fn daemon_pid(&self) -> Result<String> {
         let lock = self.path().join("run/bangerd.lock");
         let pid = fs::read_to_string(&lock).with_context(|| format!("read {lock:?}"))?;
         Ok(pid.trim().to_owned())
     }
 
     /// What the daemon keeps in memory after all this.
-    pub(super) fn daemon_resident_mib(&self) -> Result<f64> {
+    pub(crate) fn daemon_resident_mib(&self) -> Result<f64> {
         let status = fs::read_to_string(format!("/proc/{}/status", self.daemon_pid()?))?;
         let line = status.lines().find(|line| line.starts_with("VmRSS:"));
         let kib = line
