@@ -63,7 +63,10 @@ fn as_another_user() {
 fn verdict(host: &Host, uid: u32, beneath: &[&str]) -> String {
     let own = std::env::current_exe().unwrap();
     let copy = host.path("test");
-    std::fs::copy(&own, &copy).unwrap();
+    // By another process: a file that this one had open for writing, its children of the moment
+    // would have too, and it could not be executed.
+    let copied = Command::new("cp").args([&own, &copy]).status().unwrap();
+    assert!(copied.success());
     let open = std::os::unix::fs::PermissionsExt::from_mode;
     std::fs::set_permissions(host.path(""), open(0o711)).unwrap();
     std::fs::set_permissions(&copy, open(0o755)).unwrap();

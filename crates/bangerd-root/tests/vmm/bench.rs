@@ -117,7 +117,7 @@ impl Bench {
         let program = program.unwrap_or_else(|| env!("CARGO_BIN_EXE_bangerd-root").into());
         // A mount namespace that is not that of whoever opens the files, as a service's is not.
         let mut command = Command::new("unshare");
-        command.args(["--mount", "sh", "-c"]);
+        command.args(["--mount", "--propagation", "slave", "sh", "-c"]);
         command.arg(if self.systemd {
             AS_SERVICE
         } else {
