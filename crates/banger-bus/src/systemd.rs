@@ -63,7 +63,9 @@ impl Bus {
     /// Starts the scope and returns once systemd has moved the process into it.
     ///
     /// Refuses with [`BusError::UnitExists`] where a unit of the name is loaded. After
-    /// [`BusError::TimedOut`] the scope may yet come to be: end the process, and it goes.
+    /// [`BusError::TimedOut`] the scope may yet come to be: end the process, and it goes. But a process
+    /// that ends just while systemd moves it leaves a scope that was never anything but empty, of
+    /// whose end systemd does not hear: [`Self::stop_unit`].
     pub fn start_scope(&mut self, spec: &ScopeSpec<'_>) -> Result<(), BusError> {
         let body = spec.encode()?;
         let result = self.watch("JobRemoved", "arg2", spec.name, |bus| {
@@ -126,12 +128,12 @@ impl Bus {
         })
     }
 
-    /// Forgets that the unit failed, if it did and is still loaded.
-    pub fn reset_failed(&mut self, name: &str) -> Result<(), BusError> {
+    /// Stops the unit, if it is loaded. What runs in it is ended.
+    pub fn stop_unit(&mut self, name: &str) -> Result<(), BusError> {
         check_unit(name)?;
         self.begin();
-        let reset = self.manager("ResetFailedUnit", "s", Writer::default().str(name));
-        unless_missing(reset).map(drop)
+        let body = Writer::default().str(name).str("replace");
+        unless_missing(self.manager("StopUnit", "ss", body)).map(drop)
     }
 
     fn find_unit(&mut self, name: &str) -> Result<Option<Message>, BusError> {

@@ -127,7 +127,7 @@ fn lab_scope_limits_its_process_and_goes_with_it() {
     assert!(!bus.unit_exists(name).unwrap());
     assert!(!directory.exists());
     bus.wait_unit_gone(name).unwrap();
-    bus.reset_failed(name).unwrap();
+    bus.stop_unit(name).unwrap();
     // The name is free at once.
     bus.start_scope(&spec(name, &other, &[])).unwrap();
     drop(other);

@@ -191,7 +191,7 @@ fn start_scope_refuses_names_that_mean_more_before_any_byte_is_sent() {
         }
         assert!(bus.unit_exists(name).is_err());
         assert!(bus.wait_unit_gone(name).is_err());
-        assert!(bus.reset_failed(name).is_err());
+        assert!(bus.stop_unit(name).is_err());
     }
     let spec = ScopeSpec {
         description: "two\nlines",

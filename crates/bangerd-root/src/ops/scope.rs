@@ -99,13 +99,28 @@ fn start_scope(launch: &Launch, pid: Pid, disk: Option<Dev>) -> Result<(), BusEr
     };
     let mut bus = Bus::connect(Path::new(BUS), BUS_LIMIT)?;
     match bus.start_scope(&spec) {
-        // An earlier start's, which outlives its last process by a moment.
-        Err(BusError::UnitExists(_)) => {
+        // An earlier start's, which outlives its last process by a moment, or for ever.
+        Err(BusError::UnitExists(_)) if stop_empty(&mut bus, &launch.vm)? => {
             bus.wait_unit_gone(&name)?;
             bus.start_scope(&spec)
         }
         started => started,
     }
+}
+
+/// Stops the VM's scope if it is in our slice and nothing runs in it; whether that is so.
+fn stop_empty(bus: &mut Bus, vm: &VmRef) -> Result<bool, BusError> {
+    let (name, path) = (vm.scope(), path_of(vm));
+    let is_ours = match bus.unit_cgroup(&name)? {
+        Some(group) if !group.is_empty() => {
+            group == path && is_populated(&path).is_ok_and(|populated| !populated)
+        }
+        _ => true,
+    };
+    if is_ours {
+        bus.stop_unit(&name)?;
+    }
+    Ok(is_ours)
 }
 
 fn misc(minor: u32) -> DeviceRule {
@@ -221,10 +236,15 @@ pub(super) fn kill(path: &str) -> Result<bool, CgroupError> {
     }
 }
 
-/// Removes an empty group that systemd does not: it was made by hand.
+/// Removes an empty group. systemd removes one that became empty by itself, but not one whose first
+/// process ended just while it was moved there.
 pub(super) fn remove(systemd: bool, vm: &VmRef) -> Result<(), Refusal> {
     if systemd {
-        return Ok(());
+        let stopped =
+            Bus::connect(Path::new(BUS), BUS_LIMIT).and_then(|mut bus| stop_empty(&mut bus, vm));
+        return stopped
+            .map(drop)
+            .map_err(|error| failed(format!("remove the control group of {vm}"), &error));
     }
     let removed = Cgroup::open(SLICE_DIRECTORY, "/").and_then(|slice| slice.remove(&vm.scope()));
     match removed {

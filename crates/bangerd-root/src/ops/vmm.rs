@@ -266,7 +266,10 @@ pub(crate) fn kill_process(helper: &Helper, vm: VmRef) -> Outcome {
     if !is_empty.map_err(|error| failed(&what, &error))? {
         return Err(stays());
     }
-    scope::remove(helper.config.systemd, &vm)?;
+    // systemd's own goes by itself: the process on record was in it.
+    if !helper.config.systemd {
+        scope::remove(false, &vm)?;
+    }
     helper.ledger().update(&vm, |entry| entry.process = None)?;
     done(Reply::Nothing)
 }

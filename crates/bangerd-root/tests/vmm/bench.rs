@@ -143,6 +143,22 @@ impl Bench {
         self.must(&Request::Status {});
     }
 
+    /// The helper's process.
+    pub(crate) fn helper_pid(&self) -> u32 {
+        self.helper.as_ref().unwrap().id()
+    }
+
+    /// The helper's children.
+    pub(crate) fn children(&self) -> Vec<i32> {
+        let tasks = format!("/proc/{}/task", self.helper_pid());
+        let of = |task: std::io::Result<fs::DirEntry>| {
+            fs::read_to_string(task.unwrap().path().join("children")).unwrap_or_default()
+        };
+        let text: String = fs::read_dir(tasks).unwrap().map(of).collect();
+        let pids = text.split_whitespace();
+        pids.map(|pid| pid.parse().unwrap()).collect()
+    }
+
     /// Ends the helper as a crash would.
     pub(crate) fn kill_helper(&mut self) {
         if let Some(mut helper) = self.helper.take() {
@@ -163,14 +179,20 @@ impl Bench {
     pub(crate) fn ask(&self, request: &Request, fds: &[BorrowedFd<'_>]) -> Done {
         let start = Instant::now();
         let channel = self.send(request, fds);
-        let answer = channel.receive(Some(LIMIT), LIMIT).unwrap();
-        let frame = answer.expect("an answer");
+        let done = self.answer(&channel);
         let text = serde_json::to_value(request).unwrap();
         println!(
             "{:>8.1} ms  {}",
             start.elapsed().as_secs_f64() * 1e3,
             text["method"]
         );
+        done
+    }
+
+    /// The answer to what was sent.
+    pub(crate) fn answer(&self, channel: &Channel) -> Done {
+        let answer = channel.receive(Some(LIMIT), LIMIT).unwrap();
+        let frame = answer.expect("an answer");
         match serde_json::from_slice(&frame.body).unwrap() {
             Answer::Done(reply) => Ok((reply, frame.fds)),
             Answer::Refused(refusal) => {
@@ -271,6 +293,17 @@ impl Drop for Bench {
             }
         }
         self.kill_helper();
+    }
+}
+
+/// Waits until `tracer` traces the thread.
+pub(crate) fn wait_traced(thread: u32, tracer: u32) {
+    let start = Instant::now();
+    let traced = format!("TracerPid:\t{tracer}\n");
+    let status = format!("/proc/{thread}/status");
+    while !fs::read_to_string(&status).unwrap().contains(&traced) {
+        assert!(start.elapsed() < LIMIT, "nobody traces {thread}");
+        std::thread::yield_now();
     }
 }
 
