@@ -51,6 +51,7 @@ pub(crate) struct Bench {
     systemd: bool,
     helper: Option<Child>,
     before: BTreeSet<String>,
+    sees_rules: bool,
 }
 
 impl Bench {
@@ -91,6 +92,7 @@ impl Bench {
             systemd,
             helper: None,
             before: BTreeSet::new(),
+            sees_rules: false,
         };
         bench.before = bench.look();
         bench.start_helper();
@@ -112,10 +114,12 @@ impl Bench {
             .join("root")
     }
 
-    pub(crate) fn start_helper(&mut self) {
+    /// The helper with its directories, to be told more.
+    fn command(&self) -> Command {
         let program = std::env::var_os("BANGER_TEST_HELPER");
         let program = program.unwrap_or_else(|| env!("CARGO_BIN_EXE_bangerd-root").into());
-        // A mount namespace that is not that of whoever opens the files, as a service's is not.
+        // A mount namespace that is not that of whoever opens the files, but sees what is mounted
+        // later, as a service's does.
         let mut command = Command::new("unshare");
         command.args(["--mount", "--propagation", "slave", "sh", "-c"]);
         command.arg(if self.systemd {
@@ -124,7 +128,6 @@ impl Bench {
             WITHOUT_SYSTEMD
         });
         command.arg(program);
-        command.args(["--fd", "0", "--owner", &OWNER.to_string()]);
         for (option, name) in [
             ("--run", "run"),
             ("--state", "state"),
@@ -136,11 +139,23 @@ impl Bench {
         command
             .arg("--files")
             .arg(std::env::var_os("BANGER_TEST_BOOT").unwrap());
+        command
+    }
+
+    pub(crate) fn start_helper(&mut self) {
+        let mut command = self.command();
+        command.args(["--fd", "0", "--owner", &OWNER.to_string()]);
         let listener = self.listener.try_clone().unwrap();
         let helper = command.stdin(OwnedFd::from(listener)).spawn().unwrap();
         self.helper = Some(helper);
         // It answers once it has its directories.
         self.must(&Request::Status {});
+    }
+
+    /// Ends the helper and removes all that it made.
+    pub(crate) fn tear_down(&mut self) {
+        self.kill_helper();
+        assert!(self.command().arg("teardown").status().unwrap().success());
     }
 
     /// The helper's process.
@@ -167,13 +182,49 @@ impl Bench {
         }
     }
 
+    /// A connection.
+    pub(crate) fn connect(&self) -> Channel {
+        let socket = UnixStream::connect(self.path("helper.sock")).unwrap();
+        Channel::from(OwnedFd::from(socket))
+    }
+
     /// Asks, without waiting for the answer.
     pub(crate) fn send(&self, request: &Request, fds: &[BorrowedFd<'_>]) -> Channel {
-        let socket = UnixStream::connect(self.path("helper.sock")).unwrap();
-        let channel = Channel::from(OwnedFd::from(socket));
+        let channel = self.connect();
+        Self::send_over(&channel, request, fds);
+        channel
+    }
+
+    /// The same, over this connection.
+    pub(crate) fn send_over(channel: &Channel, request: &Request, fds: &[BorrowedFd<'_>]) {
         let text = serde_json::to_vec(request).unwrap();
         channel.send(&text, fds, LIMIT).unwrap();
-        channel
+    }
+
+    /// The only connection, and the thread that serves it.
+    pub(crate) fn connect_alone(&self) -> (Channel, u32) {
+        let start = Instant::now();
+        let wait = |count| loop {
+            let found = self.connection_threads();
+            if found.len() == count {
+                return found;
+            }
+            assert!(start.elapsed() < LIMIT, "{found:?}");
+            std::thread::yield_now();
+        };
+        wait(0);
+        let channel = self.connect();
+        (channel, wait(1)[0])
+    }
+
+    fn connection_threads(&self) -> Vec<u32> {
+        let tasks = fs::read_dir(format!("/proc/{}/task", self.helper_pid())).unwrap();
+        let serves = |task: &PathBuf| {
+            fs::read_to_string(task.join("comm")).is_ok_and(|name| name == "connection\n")
+        };
+        let number = |task: PathBuf| task.file_name().unwrap().to_str().unwrap().parse();
+        let tasks = tasks.map(|task| task.unwrap().path()).filter(serves);
+        tasks.map(|task| number(task).unwrap()).collect()
     }
 
     pub(crate) fn ask(&self, request: &Request, fds: &[BorrowedFd<'_>]) -> Done {
@@ -212,6 +263,13 @@ impl Bench {
         let mut seen = BTreeSet::new();
         let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
         seen.extend(mounts.lines().map(|line| format!("mount {line}")));
+        let links = fs::read_dir("/sys/class/net").unwrap();
+        seen.extend(links.map(|link| format!("link {:?}", link.unwrap().file_name())));
+        if self.sees_rules {
+            let nft = Command::new("nft").args(["-s", "list", "ruleset"]).output();
+            let text = String::from_utf8(nft.unwrap().stdout).unwrap();
+            seen.extend(text.lines().map(|line| format!("nft {line}")));
+        }
         for block in fs::read_dir("/sys/block").unwrap() {
             let path = block.unwrap().path();
             for fact in ["dm/name", "loop/backing_file"] {
@@ -256,19 +314,43 @@ impl Bench {
         bus.wait_unit_gone(&vm.scope()).unwrap();
     }
 
-    /// Asserts that the host is as it was before. Threads of the kernel's take deferred devices
-    /// and their loops away a moment after the last user closed them.
-    pub(crate) fn is_clean(&self) {
-        let start = Instant::now();
-        while self.look() != self.before && start.elapsed() < GRACE {
-            std::thread::sleep(Duration::from_millis(20));
-        }
+    /// Has [`Self::look`] see rules too.
+    pub(crate) fn sees_rules(&mut self) {
+        self.sees_rules = true;
+        self.before = self.look();
+    }
+
+    /// Takes the host as it is now for clean. Gives what was taken for that.
+    pub(crate) fn take_as_it_is(&mut self) -> BTreeSet<String> {
         let now = self.look();
-        let new: Vec<_> = now.difference(&self.before).collect();
-        let gone: Vec<_> = self.before.difference(&now).collect();
+        std::mem::replace(&mut self.before, now)
+    }
+
+    /// Asserts that the host is as it was when `before` was taken for clean.
+    pub(crate) fn is_again(&mut self, before: BTreeSet<String>) {
+        self.before = before;
+        self.is_clean();
+    }
+
+    /// What is left and what is missing. Threads of the kernel's take deferred devices and their
+    /// loops away a moment after the last user closed them.
+    pub(crate) fn settle(&self) -> (Vec<String>, Vec<String>) {
+        let start = Instant::now();
+        let mut now = self.look();
+        while now != self.before && start.elapsed() < GRACE {
+            std::thread::sleep(Duration::from_millis(20));
+            now = self.look();
+        }
+        let only = |one: &BTreeSet<String>, other| one.difference(other).cloned().collect();
+        (only(&now, &self.before), only(&self.before, &now))
+    }
+
+    /// Asserts that the host is as it was before.
+    pub(crate) fn is_clean(&self) {
+        let (left, lost) = self.settle();
         assert!(
-            new.is_empty() && gone.is_empty(),
-            "left {new:#?}, lost {gone:#?}"
+            left.is_empty() && lost.is_empty(),
+            "left {left:#?}, lost {lost:#?}"
         );
     }
 }

@@ -14,6 +14,7 @@
 )]
 
 mod bench;
+mod chaos;
 mod faults;
 mod guest;
 mod lives;
