@@ -1,5 +1,5 @@
 # Every target is one line; what takes more lives in xtask/ (cargo xtask help).
-.PHONY: try test lint build bench lab smoke soak packages
+.PHONY: try test lint build bench lab smoke soak chaos packages
 
 # Build, provision, boot a VM and run a command in it.
 try: packages
@@ -32,6 +32,10 @@ smoke: packages
 # One daemon under many clients, garbage and idle connections.
 soak: packages
 	cargo xtask soak
+
+# The root helper killed at sampled system calls of its verbs, on that host.
+chaos: packages
+	cargo xtask chaos
 
 packages:
 	@packaging/host-packages

@@ -10,13 +10,15 @@ mod bench;
 mod build;
 mod lab;
 mod lint;
+mod root_helper;
 mod smoke;
 mod soak;
 mod suite;
 mod tcb;
 mod trial;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
 use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 
@@ -30,6 +32,8 @@ cargo xtask CHORE
   lint         formatting, clippy and the rules of ARCHITECTURE.md
   smoke [NAME] the promises on a KVM host: in the lab, by Firecracker (JOBS=4)
   soak         one daemon under many clients and garbage [--short]
+  chaos        the root helper killed, and refused by the kernel, at many system calls of its
+               verbs, in the lab (BANGER_CHAOS_POINTS=20)
   tcb          how large the trusted base is, against its budget
   bench boot   our boot and exec against the raw engine's [--runs N] [--json FILE],
                in the lab by Firecracker with --lab [--lean BANGER_HOME]
@@ -59,6 +63,7 @@ fn dispatch(args: &[&str]) -> Result<ExitCode> {
         ["lint"] => lint::run(),
         ["smoke", filter @ ..] => smoke::run(filter),
         ["soak", args @ ..] => soak::run(args),
+        ["chaos"] => root_helper::chaos(),
         ["tcb"] => tcb::run(),
         [] | ["help" | "-h" | "--help"] => {
             println!("{HELP}");
@@ -91,6 +96,35 @@ fn cargo(args: &[&str]) -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.args(args).current_dir(top());
     command
+}
+
+/// Builds these test programs of a package, to be run elsewhere.
+fn built<const N: usize>(package: &str, names: [&str; N]) -> Result<[PathBuf; N]> {
+    let mut command = cargo(&["test", "--no-run", "--message-format=json"]);
+    command.args(["--package", package]);
+    command.args(names.iter().flat_map(|name| ["--test", name]));
+    let output = command
+        .output()
+        .with_context(|| format!("build the tests of {package}"))?;
+    if !output.status.success() {
+        let said = String::from_utf8_lossy(&output.stderr);
+        bail!("build the tests of {package}: {said}");
+    }
+    let text = String::from_utf8_lossy(&output.stdout);
+    let messages: Vec<Value> = text
+        .lines()
+        .filter_map(|line| serde_json::from_str(line).ok())
+        .collect();
+    let find = |name: &str| {
+        let of_test = |message: &&Value| message["target"]["name"] == name;
+        let mut found = messages.iter().filter(of_test);
+        let path = found.find_map(|message| message["executable"].as_str());
+        path.map(PathBuf::from)
+            .with_context(|| format!("cargo built no {name:?}"))
+    };
+    let paths = names.iter().map(|name| find(name));
+    let paths: Vec<PathBuf> = paths.collect::<Result<_>>()?;
+    <[PathBuf; N]>::try_from(paths).map_err(|_| anyhow::anyhow!("as many as names"))
 }
 
 /// What a VM needs: what it is, how to look for it, how to make it.

@@ -3,9 +3,9 @@
 //! be as it was.
 
 use crate::lab::{Flavour, HostDied, Lab, Options, Output};
-use crate::{PROVISIONS, build, cargo, must, provide, top};
+use crate::root_helper;
+use crate::{PROVISIONS, build, built, must, provide, top};
 use anyhow::{Context, Result, bail};
-use serde_json::Value;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 const LIMIT: Duration = Duration::from_secs(25 * 60);
 
 /// Where things lie in the lab.
-const HOME: &str = "/srv/smoke";
+pub(crate) const HOME: &str = "/srv/smoke";
 
 /// The promises that need a KVM host or are kept there in another way. Not among them: what
 /// concerns the store and the user-mode network, which are the same on any host; and the flood
@@ -68,8 +68,13 @@ echo '== files'; find /tmp /var/tmp /dev/shm /home /run/user -mindepth 1 2>/dev/
 pub(crate) fn run(filter: &[&str]) -> Result<()> {
     let start = Instant::now();
     let dist = build::dist()?;
-    let tests = tests()?;
     let store = store(&dist)?;
+    let [promises, installed] = built("e2e", ["promises", "installed"])?;
+    let tests = Tests {
+        promises,
+        installed,
+        helper: root_helper::Tests::build(&dist, &store)?,
+    };
     let prepared = start.elapsed();
     for attempt in 1.. {
         match attempt_once(&dist, &tests, &store, filter) {
@@ -92,10 +97,11 @@ pub(crate) fn run(filter: &[&str]) -> Result<()> {
     Ok(())
 }
 
-/// The two test programs.
+/// The test programs.
 struct Tests {
     promises: PathBuf,
     installed: PathBuf,
+    helper: root_helper::Tests,
 }
 
 fn attempt_once(dist: &Path, tests: &Tests, store: &Path, filter: &[&str]) -> Result<()> {
@@ -108,6 +114,7 @@ fn attempt_once(dist: &Path, tests: &Tests, store: &Path, filter: &[&str]) -> Re
     let up = start.elapsed();
     let pushed = [dist, &tests.promises, &tests.installed, store];
     lab.push(&pushed.map(Path::to_owned), HOME)?;
+    lab.push(&tests.helper.files().map(Path::to_owned), HOME)?;
     must_in(&lab, &["chown", "-R", "dev:dev", HOME])?;
     let pushing = start.elapsed() - up;
 
@@ -124,14 +131,17 @@ fn attempt_once(dist: &Path, tests: &Tests, store: &Path, filter: &[&str]) -> Re
         codes.push(tell(&lab, "root", &tests.installed, "1", &[INSTALLED])?);
     }
     let ran = start.elapsed() - up - pushing;
+    codes.extend(tests.helper.tell(&lab, filter)?);
+    let helped = start.elapsed() - up - pushing - ran;
 
     let after = look(&lab)?;
     lab.down()?;
     println!(
-        "smoke: lab up {:.1} s, pushed {:.1} s, scenarios {:.1} s",
+        "smoke: lab up {:.1} s, pushed {:.1} s, scenarios {:.1} s, helper's tests {:.1} s",
         up.as_secs_f64(),
         pushing.as_secs_f64(),
-        ran.as_secs_f64()
+        ran.as_secs_f64(),
+        helped.as_secs_f64()
     );
     let mut faults = Vec::new();
     if codes.iter().any(|code| *code != 0) {
@@ -163,11 +173,16 @@ fn tell(lab: &Lab, user: &str, test: &Path, jobs: &str, scenarios: &[&str]) -> R
     argv.extend(["env", "-C", home, &dist, &store, &config]);
     argv.extend(["RUST_BACKTRACE=0", &test, &threads, "--show-output"]);
     argv.extend(scenarios);
+    run_in(lab, &argv, LIMIT)
+}
+
+/// Runs a command in the lab; what it says is printed, its exit code returned.
+pub(crate) fn run_in(lab: &Lab, argv: &[&str], limit: Duration) -> Result<i32> {
     let Output {
         code,
         stdout,
         stderr,
-    } = lab.run(&argv, LIMIT)?;
+    } = lab.run(argv, limit)?;
     print!("{}", String::from_utf8_lossy(&stdout));
     eprint!("{}", String::from_utf8_lossy(&stderr));
     Ok(code)
@@ -207,35 +222,8 @@ fn difference(before: &str, after: &str) -> Vec<String> {
     lines
 }
 
-/// Builds the test programs.
-fn tests() -> Result<Tests> {
-    let args = "test --package e2e --test promises --test installed --no-run --message-format=json";
-    let output = cargo(&args.split(' ').collect::<Vec<_>>())
-        .output()
-        .context("build the end-to-end tests")?;
-    if !output.status.success() {
-        bail!(
-            "build the end-to-end tests: {}",
-            String::from_utf8_lossy(&output.stderr)
-        );
-    }
-    let text = String::from_utf8_lossy(&output.stdout);
-    let built = |name: &str| {
-        text.lines()
-            .filter_map(|line| serde_json::from_str::<Value>(line).ok())
-            .filter(|message| message["target"]["name"] == name)
-            .filter_map(|message| message["executable"].as_str().map(PathBuf::from))
-            .next_back()
-            .with_context(|| format!("cargo built no {name:?}"))
-    };
-    Ok(Tests {
-        promises: built("promises")?,
-        installed: built("installed")?,
-    })
-}
-
 /// The store that all end-to-end tests share, provisioned.
-fn store(dist: &Path) -> Result<PathBuf> {
+pub(crate) fn store(dist: &Path) -> Result<PathBuf> {
     let from = top().join("target/e2e-store");
     let home = tempfile::Builder::new()
         .permissions(fs::Permissions::from_mode(0o700))
