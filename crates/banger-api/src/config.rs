@@ -1,6 +1,6 @@
 //! The configuration's shape, the same in `config.toml` and on the wire.
 
-use crate::{InitMode, NetworkMode};
+use crate::{InitMode, NetworkMode, StorageMode};
 use banger_names::{BridgeName, ByteSize, Subnet};
 use serde::{Deserialize, Deserializer, Serialize};
 use utoipa::ToSchema;
@@ -37,6 +37,8 @@ pub struct VmDefaults {
     #[serde(deserialize_with = "size_or_text")]
     #[schema(value_type = u64)]
     pub disk: ByteSize,
+    /// How a disk is kept apart from its image: `overlay`, or with the root helper `snapshot`.
+    pub storage: StorageMode,
     /// The network; `nat` where the root helper can give it when left out, else `user`.
     pub network: Option<NetworkMode>,
     /// Who is PID 1.
@@ -50,6 +52,7 @@ impl Default for VmDefaults {
             cpus: 1,
             memory: ByteSize::gib(1),
             disk: ByteSize::gib(16),
+            storage: StorageMode::Overlay,
             network: None,
             init: InitMode::Agent,
         }

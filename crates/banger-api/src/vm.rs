@@ -26,6 +26,8 @@ pub struct VmSpec {
     /// Size of the writable disk in bytes.
     #[schema(value_type = Option<u64>)]
     pub disk: Option<ByteSize>,
+    /// How the disk is kept apart from the image.
+    pub storage: Option<StorageMode>,
     /// The network.
     pub network: Option<NetworkMode>,
     /// Who is PID 1.
@@ -46,6 +48,18 @@ pub enum NetworkMode {
     User,
     /// Loopback only.
     None,
+}
+
+/// How what a VM writes is kept apart from its image, which is never written.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum StorageMode {
+    /// A disk of the VM's own over the image, joined by the guest: works everywhere.
+    #[default]
+    Overlay,
+    /// A device of the host's over the image, as large as that: the guest has an ext4 root
+    /// of its own. `disk` is how much of it can be written. Needs the root helper.
+    Snapshot,
 }
 
 /// Who is PID 1 in the guest.
@@ -161,7 +175,8 @@ impl VmState {
 /// How a VM's last life ended.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct VmExitView {
-    /// One word: `powered_off`, `stopped`, `forced`, `killed`, `panicked`, `crashed`, `failed`.
+    /// One word: `powered_off`, `stopped`, `forced`, `killed`, `panicked`, `crashed`, `failed`,
+    /// `disk_full`.
     pub reason: String,
     /// One line for people. Hostile until sanitised.
     pub detail: String,
@@ -198,6 +213,12 @@ pub struct VmView {
     /// What the writable disk takes on the host, in bytes.
     #[schema(value_type = u64)]
     pub disk_used: ByteSize,
+    /// How the disk is kept apart from the image.
+    pub storage: StorageMode,
+    /// With storage `snapshot`, the size of the root file system: its image's. `disk` is how much
+    /// of it can be written.
+    #[schema(value_type = Option<u64>)]
+    pub root_size: Option<ByteSize>,
     /// The network.
     pub network: NetworkMode,
     /// Its address on the host's bridge, with network `nat`.

@@ -17,6 +17,9 @@ pub trait Jail: Send + Sync + fmt::Debug {
     /// Where the VMM finds a file, as it sees it.
     fn path(&self, role: JailRole) -> String;
 
+    /// Where the VMM finds the disk that the jail has itself, for which no file is given.
+    fn root_path(&self) -> String;
+
     /// Where the VMM makes the socket of the guest's vsock, as it sees it.
     fn vsock_path(&self) -> String;
 

@@ -22,6 +22,9 @@ pub struct MachineSpec {
     pub cmdline_extra: String,
     /// Disks in order: the first is `drive_device(0)` in the guest.
     pub drives: Vec<Drive>,
+    /// What a flush means to the disk that the jail has itself ([`Jail::root_path`]), which
+    /// then comes before all others. Only where there is a jail.
+    pub jail_root: Option<Cache>,
     /// The network card, if any.
     pub network: NetworkMode,
     /// The tap of a card with [`NetworkMode::Nat`].
@@ -84,7 +87,7 @@ pub struct Place {
 
 impl MachineSpec {
     /// Checks the numbers and that every file can be opened as the machine will open it.
-    pub(crate) fn check(&self) -> Result<(), EngineError> {
+    pub(crate) fn check(&self, jail: Option<&Arc<dyn Jail>>) -> Result<(), EngineError> {
         if !(1..=64).contains(&self.cpus) {
             return Err(EngineError::Spec(format!(
                 "{} CPUs are not within 1 and 64",
@@ -106,6 +109,11 @@ impl MachineSpec {
         if self.cmdline_extra.contains(['\0', '\n']) || self.cmdline_extra.len() > 1024 {
             return Err(EngineError::Spec(
                 "the extra kernel arguments have a line break or are longer than 1024 bytes".into(),
+            ));
+        }
+        if self.jail_root.is_some() && jail.is_none() {
+            return Err(EngineError::Spec(
+                "its disk is in a jail, and it runs in none".into(),
             ));
         }
         openable("kernel", &self.kernel, false)?;

@@ -15,7 +15,7 @@ use crate::vm::place::{self, VmPlace};
 use crate::vm::plan::RESERVE;
 use crate::vm::record::{VmRecord, now_unix_ms};
 use crate::vm::registry::Registry;
-use banger_api::{Config, DaemonMode, Dirs, EngineConfig, NetworkMode, ProblemCode};
+use banger_api::{Config, DaemonMode, Dirs, EngineConfig, NetworkMode, ProblemCode, StorageMode};
 use banger_engine::{
     Accel, Engine, EngineError, EngineKind, Host, Jail, Machine, Place, ProcessId, Wish,
 };
@@ -470,7 +470,8 @@ impl Daemon {
             return Ok(());
         }
         if let (Some(helper), Some(vm)) = (&self.helper, record.last_start()) {
-            helper.release(&vm).await?;
+            let is_snapshot = record.plan.storage == StorageMode::Snapshot;
+            helper.release(&vm, is_snapshot).await?;
         } else {
             // Nothing of it can be reached from here; whoever has the helper reclaims it.
             tracing::warn!(vm = %record.id, "without a helper, what one made for it stays");

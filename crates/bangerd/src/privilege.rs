@@ -8,6 +8,7 @@
 mod child;
 pub(crate) mod jail;
 mod link;
+mod snapshots;
 
 use crate::problem::Refusal;
 use banger_api::{DaemonMode, Dirs, NetworkConfig, ProblemCode};
@@ -285,7 +286,7 @@ impl Helper {
     }
 
     /// Ends and removes all that was made for a VM. Goes on after a failure and tells the first.
-    pub(crate) async fn release(&self, vm: &VmRef) -> Result<(), HelperError> {
+    pub(crate) async fn release(&self, vm: &VmRef, is_snapshot: bool) -> Result<(), HelperError> {
         let mut cleaned = self.clean_up(vm).await;
         if cleaned.as_ref().is_err_and(HelperError::is_refused) {
             // Nearly always its VMM is gone by now; here it seems to run.
@@ -295,7 +296,11 @@ impl Helper {
             };
         }
         let removed = self.remove_tap(vm).await;
-        cleaned.map(drop).and(removed)
+        let mut released = cleaned.map(drop).and(removed);
+        if is_snapshot {
+            released = released.and(self.cleanup_snapshot(vm).await);
+        }
+        released
     }
 
     async fn done(&self, doing: &'static str, request: Request) -> Result<(), HelperError> {

@@ -97,6 +97,7 @@ mod tests {
             cpus: 2,
             mem_mib: 512,
             huge_pages: false,
+            jail_root: None,
             kernel: "/k".into(),
             initrd: "/i".into(),
             cmdline_extra: "quiet=no".into(),

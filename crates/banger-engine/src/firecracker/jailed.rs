@@ -158,6 +158,11 @@ fn as_seen(jail: &Arc<dyn Jail>, spec: &MachineSpec) -> Result<MachineSpec, Engi
     if u8::try_from(spec.drives.len()).is_err() {
         return Err(EngineError::Spec("it has more than 255 drives".into()));
     }
+    let root = spec.jail_root.map(|cache| Drive {
+        path: jail.root_path().into(),
+        read_only: false,
+        cache,
+    });
     let drives = (0..).zip(&spec.drives).map(|(number, drive)| Drive {
         path: jail.path(disk_role(number, drive)).into(),
         ..drive.clone()
@@ -168,7 +173,7 @@ fn as_seen(jail: &Arc<dyn Jail>, spec: &MachineSpec) -> Result<MachineSpec, Engi
     Ok(MachineSpec {
         kernel: jail.path(JailRole::Kernel).into(),
         initrd: jail.path(JailRole::Initrd).into(),
-        drives: drives.collect(),
+        drives: root.into_iter().chain(drives).collect(),
         ..spec.clone()
     })
 }

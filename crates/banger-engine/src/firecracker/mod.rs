@@ -114,7 +114,7 @@ impl Engine for Firecracker {
         spec: &MachineSpec,
         place: &Place,
     ) -> Result<Box<dyn Machine>, EngineError> {
-        spec.check()?;
+        spec.check(place.jail.as_ref())?;
         Ok(Box::new(match (&self.program, &place.jail) {
             (Some(program), None) => launch::start(program, spec, place).await?,
             (None, Some(jail)) => jailed::start(jail, spec, place).await?,

@@ -74,6 +74,7 @@ impl TestPlace {
             cpus: 1,
             mem_mib: 128,
             huge_pages: false,
+            jail_root: None,
             kernel: self.file("idle.elf", &idle_kernel()),
             initrd: self.file("empty.cpio", &[0; 512]),
             cmdline_extra: String::new(),

@@ -110,7 +110,7 @@ impl Engine for Qemu {
         spec: &MachineSpec,
         place: &Place,
     ) -> Result<Box<dyn Machine>, EngineError> {
-        spec.check()?;
+        spec.check(None)?;
         if spec.network == NetworkMode::Nat {
             return Err(EngineError::Spec(NO_TAP.into()));
         }

@@ -71,6 +71,7 @@ fn scripted(place: &TestPlace, script: &str) -> MachineSpec {
         initrd,
         mem_mib: 128,
         huge_pages: false,
+        jail_root: None,
         ..place.idle()
     }
 }
@@ -233,6 +234,7 @@ fn with_agent(place: &TestPlace, engine: &dyn Engine) -> MachineSpec {
         initrd: path,
         mem_mib: 256,
         huge_pages: false,
+        jail_root: None,
         drives: vec![Drive {
             path: disk,
             read_only: false,

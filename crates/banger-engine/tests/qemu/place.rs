@@ -43,6 +43,7 @@ impl TestPlace {
             cpus: 1,
             mem_mib: 64,
             huge_pages: false,
+            jail_root: None,
             kernel,
             initrd,
             cmdline_extra: String::new(),

@@ -36,6 +36,10 @@ impl Jail for VmJail {
         }
     }
 
+    fn root_path(&self) -> String {
+        jail::ROOTFS.to_owned()
+    }
+
     fn vsock_path(&self) -> String {
         jail::VSOCK_SOCKET.to_owned()
     }

@@ -1,7 +1,7 @@
 //! The database on a real file.
 
 use super::*;
-use crate::vm::plan::{HostFacts, RESERVE, draft};
+use crate::vm::plan::{HostFacts, ImageFacts, RESERVE, draft};
 use crate::vm::record::VmRecord;
 use banger_api::{Config, NetworkMode, VmSpec, VmState};
 use banger_names::{ByteSize, Digest, Subnet, VmId};
@@ -26,9 +26,13 @@ fn record(bits: u32, name: &str) -> VmRecord {
     };
     let id = VmId::from_bits(bits);
     let digest = Digest::from_sha256([7; 32]);
+    let image = ImageFacts {
+        digest: digest.clone(),
+        size: ByteSize::mib(400),
+    };
     let plan = draft(&spec, &Config::default(), &facts, false)
         .unwrap()
-        .resolve(&id, digest.clone(), "k".parse().unwrap(), digest)
+        .resolve(&id, image, "k".parse().unwrap(), digest)
         .unwrap();
     VmRecord::new(id, plan)
 }

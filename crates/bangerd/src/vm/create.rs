@@ -4,8 +4,9 @@ use super::driver::Driver;
 use super::handle::VmHandle;
 use super::lease::VmLease;
 use super::place::VmPlace;
-use super::plan::{self, HostFacts, VmDraft};
+use super::plan::{self, HostFacts, ImageFacts, VmDraft};
 use super::record::VmRecord;
+use super::snapshot;
 use crate::daemon::{Daemon, Role};
 use crate::problem::Refusal;
 use crate::provision::{self, Report};
@@ -44,6 +45,7 @@ pub(crate) async fn draft(
         }
         .into());
     }
+    snapshot::check_engine(daemon, draft.storage, draft.network).await?;
     provision::require(daemon, &draft).await?;
     Ok(draft)
 }
@@ -121,7 +123,10 @@ async fn insert(
         let id = draw_id()?;
         let plan = draft.clone().resolve(
             &id,
-            image.digest.clone(),
+            ImageFacts {
+                digest: image.digest.clone(),
+                size: ByteSize(image.size),
+            },
             kernel.name.clone(),
             kernel.digest.clone(),
         )?;

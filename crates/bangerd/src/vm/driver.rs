@@ -9,6 +9,7 @@ use super::ending::{self, Asked};
 use super::handle::{Command, Snapshot, VmHandle, Waiter};
 use super::place::VmPlace;
 use super::record::VmRecord;
+use super::snapshot;
 use crate::activity::ActivityGuard;
 use crate::daemon::Daemon;
 use crate::problem::Refusal;
@@ -214,7 +215,13 @@ impl Driver {
 
     /// Records that the VMM has ended and clears what belonged to this life.
     pub(super) async fn ended(&mut self, asked: Asked, exit: &VmmExit) -> Phase {
-        let ending = ending::judge(asked, exit);
+        let mut ending = ending::judge(asked, exit);
+        if asked != Asked::Kill
+            && !ending::is_clean(ending.reason)
+            && snapshot::has_failed(&self.daemon, &self.record).await
+        {
+            ending = ending::disk_full(self.record.plan.disk);
+        }
         tracing::info!(vm = %self.record.id, reason = ending.reason, "ended");
         self.record.end(ending.state, ending.reason, ending.detail);
         self.settle().await;

@@ -2,6 +2,7 @@
 
 use banger_api::VmState;
 use banger_engine::{ExitReason, VmmExit};
+use banger_names::ByteSize;
 
 /// What the daemon did to bring the end about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,6 +23,23 @@ pub(crate) struct Ending {
     pub(crate) state: VmState,
     pub(crate) reason: &'static str,
     pub(crate) detail: String,
+}
+
+/// Whether a life that ended for this reason left its disk as its guest closed it.
+pub(crate) fn is_clean(reason: &str) -> bool {
+    matches!(reason, "stopped" | "powered_off")
+}
+
+/// The end of a VM whose copy-on-write file has no room left, whatever its VMM said of it.
+pub(crate) fn disk_full(disk: ByteSize) -> Ending {
+    Ending {
+        state: VmState::Crashed,
+        reason: "disk_full",
+        detail: format!(
+            "its disk is full: the host had no more room for what it wrote, {disk} at most; \
+             such a snapshot cannot be used again"
+        ),
+    }
 }
 
 /// Judges an end.

@@ -4,10 +4,11 @@ use super::create::fill_random;
 use super::place::VmPlace;
 use super::plan::VmPlan;
 use super::record::{VmRecord, now_unix_ms};
+use super::snapshot;
 use crate::daemon::Daemon;
 use crate::network::{self, Wired};
 use crate::problem::Refusal;
-use banger_api::{InitMode, NetworkConfig, NetworkMode, ProblemCode};
+use banger_api::{InitMode, NetworkConfig, NetworkMode, ProblemCode, StorageMode};
 use banger_engine::{Cache, Drive, Engine, EngineKind, Machine, MachineSpec};
 use banger_guest::boot::{BootConfig, Init, Network, Root};
 use banger_images::{Kernel, Store};
@@ -15,8 +16,13 @@ use std::fmt::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// The kernel modules that a root of base and overlay needs, whatever the engine.
-const ROOT_MODULES: [&str; 2] = ["ext4", "overlay"];
+/// The kernel modules that a root needs, whatever the engine.
+fn root_modules(storage: StorageMode) -> &'static [&'static str] {
+    match storage {
+        StorageMode::Overlay => &["ext4", "overlay"],
+        StorageMode::Snapshot => &["ext4"],
+    }
+}
 
 /// Random bytes that a guest gets at boot.
 const SEED_BYTES: usize = 64;
@@ -32,13 +38,18 @@ pub(super) async fn launch(
     let engine = daemon.engine(record.plan.network).await?;
     let config = daemon.config().await?;
     record.engine_kind = engine.kind();
+    let storage = record.plan.storage;
+    let snapshots = match storage {
+        StorageMode::Overlay => None,
+        StorageMode::Snapshot => Some(snapshot::require(daemon, engine.as_ref())?),
+    };
     let wired = wire(daemon, record, &config.network).await?;
     let (tap, card) = wired.map(|wired| (wired.tap, wired.network)).unzip();
     let network = engine_network(record.plan.network);
     let work = Preparation {
         images: daemon.images().clone(),
         agent: daemon.agent()?,
-        modules: [engine.guest_modules(network), ROOT_MODULES.to_vec()].concat(),
+        modules: [&engine.guest_modules(network), root_modules(storage)].concat(),
         boot: boot_config(engine.as_ref(), &record.plan, card)?,
         plan: record.plan.clone(),
         place: place.clone(),
@@ -48,6 +59,9 @@ pub(super) async fn launch(
     let prepared =
         prepared.unwrap_or_else(|error| Err(Refusal::internal("prepare a boot", &error)))?;
     record.has_disk = true;
+    if let Some(helper) = snapshots {
+        snapshot::attach(helper, record, &prepared.base, place).await?;
+    }
     record.engine = Some(engine.describe());
     let mut spec = machine_spec(&record.plan, config.engine.huge_pages, prepared)?;
     spec.tap = tap;
@@ -119,7 +133,10 @@ impl Preparation {
         let initrd = self.place.initrd();
         remove_old(&initrd)?;
         banger_images::boot_initramfs(&shared, &boot, &initrd)?;
-        let disk = self.place.disk();
+        let disk = match self.plan.storage {
+            StorageMode::Overlay => self.place.disk(),
+            StorageMode::Snapshot => self.place.store(),
+        };
         self.disk(&disk)?;
         Ok(Prepared {
             kernel: kernel.vmlinux(),
@@ -158,7 +175,10 @@ impl Preparation {
             };
         }
         remove_old(disk)?;
-        self.images.overlay_disk(disk, self.plan.disk)?;
+        match self.plan.storage {
+            StorageMode::Overlay => self.images.overlay_disk(disk, self.plan.disk)?,
+            StorageMode::Snapshot => snapshot::make_store(disk, self.plan.disk)?,
+        }
         if !self.plan.ephemeral {
             // It must be whole before it is acknowledged, whatever happens to the host.
             let synced = std::fs::File::open(disk).and_then(|file| file.sync_all());
@@ -191,9 +211,14 @@ fn boot_config(
     }
     Ok(BootConfig {
         channel: engine.channel(),
-        root: Root::Overlay {
-            base: engine.drive_device(0),
-            upper: engine.drive_device(1),
+        root: match plan.storage {
+            StorageMode::Overlay => Root::Overlay {
+                base: engine.drive_device(0),
+                upper: engine.drive_device(1),
+            },
+            StorageMode::Snapshot => Root::Disk {
+                device: engine.drive_device(0),
+            },
         },
         init: match plan.init {
             InitMode::Agent => Init::Agent,
@@ -209,6 +234,15 @@ fn boot_config(
 fn machine_spec(plan: &VmPlan, huge_pages: bool, files: Prepared) -> Result<MachineSpec, Refusal> {
     let mem_mib = u32::try_from(plan.memory.as_mib())
         .map_err(|_| Refusal::invalid("start a VM: its memory is out of range"))?;
+    let cache = if plan.ephemeral {
+        Cache::Unsafe
+    } else {
+        Cache::Writeback
+    };
+    let (drives, jail_root) = match plan.storage {
+        StorageMode::Overlay => (overlay_drives(files.base, files.disk, cache), None),
+        StorageMode::Snapshot => (Vec::new(), Some(cache)),
+    };
     Ok(MachineSpec {
         cpus: plan.cpus,
         mem_mib,
@@ -216,25 +250,26 @@ fn machine_spec(plan: &VmPlan, huge_pages: bool, files: Prepared) -> Result<Mach
         kernel: files.kernel,
         initrd: files.initrd,
         cmdline_extra: String::new(),
-        drives: vec![
-            Drive {
-                path: files.base,
-                read_only: true,
-                cache: Cache::Unsafe,
-            },
-            Drive {
-                path: files.disk,
-                read_only: false,
-                cache: if plan.ephemeral {
-                    Cache::Unsafe
-                } else {
-                    Cache::Writeback
-                },
-            },
-        ],
+        drives,
+        jail_root,
         network: engine_network(plan.network),
         tap: None,
     })
+}
+
+fn overlay_drives(base: PathBuf, disk: PathBuf, cache: Cache) -> Vec<Drive> {
+    vec![
+        Drive {
+            path: base,
+            read_only: true,
+            cache: Cache::Unsafe,
+        },
+        Drive {
+            path: disk,
+            read_only: false,
+            cache,
+        },
+    ]
 }
 
 fn engine_network(mode: NetworkMode) -> banger_engine::NetworkMode {

@@ -31,6 +31,11 @@ impl VmPlace {
         self.state.join("disk.img")
     }
 
+    /// What a snapshot keeps of what the VM wrote.
+    pub(crate) fn store(&self) -> PathBuf {
+        self.state.join("snapshot.cow")
+    }
+
     /// The initramfs with this life's boot configuration.
     pub(crate) fn initrd(&self) -> PathBuf {
         self.state.join("boot.initrd")
@@ -80,7 +85,8 @@ impl VmPlace {
 
     /// What the disk takes on the host.
     pub(crate) fn disk_used(&self) -> ByteSize {
-        let blocks = std::fs::symlink_metadata(self.disk()).map_or(0, |meta| meta.blocks());
+        let blocks = |path| std::fs::symlink_metadata(path).map_or(0, |meta| meta.blocks());
+        let blocks = blocks(self.disk()).saturating_add(blocks(self.store()));
         ByteSize(blocks.saturating_mul(512))
     }
 }

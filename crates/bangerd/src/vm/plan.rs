@@ -1,6 +1,6 @@
 //! From what was asked to what will be done: pure, given the facts.
 
-use banger_api::{Config, InitMode, NetworkMode, VmSpec};
+use banger_api::{Config, InitMode, NetworkMode, StorageMode, VmSpec};
 use banger_names::{ByteSize, Digest, InvalidName, KernelName, VmId, VmName};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -32,7 +32,7 @@ pub(crate) struct HostFacts {
     pub(crate) disk_free: ByteSize,
     /// What must stay free there, usually [`RESERVE`].
     pub(crate) reserve: ByteSize,
-    /// Whether there is a helper that can make a network by NAT.
+    /// Whether there is a helper, which can make a network by NAT and snapshots.
     pub(crate) has_helper: bool,
     /// The network of a VM when nobody says which.
     pub(crate) network: NetworkMode,
@@ -50,10 +50,24 @@ pub(crate) struct VmDraft {
     cpus: u32,
     memory: ByteSize,
     disk: ByteSize,
-    network: NetworkMode,
+    /// Whether it was asked for by name, and not by the configuration for all VMs.
+    is_disk_asked: bool,
+    /// How the disk is kept apart from the image.
+    pub(crate) storage: StorageMode,
+    /// The network.
+    pub(crate) network: NetworkMode,
     init: InitMode,
     labels: BTreeMap<String, String>,
     ephemeral: bool,
+}
+
+/// The image that a draft names, as it was found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct ImageFacts {
+    /// Its content.
+    pub(crate) digest: Digest,
+    /// The size of its file system.
+    pub(crate) size: ByteSize,
 }
 
 /// What was decided about a VM; fixed for its life.
@@ -73,8 +87,14 @@ pub(crate) struct VmPlan {
     pub(crate) cpus: u32,
     /// Memory.
     pub(crate) memory: ByteSize,
-    /// Size of the writable disk.
+    /// Size of the writable disk; with a snapshot, how much of the root can be written.
     pub(crate) disk: ByteSize,
+    /// How the disk is kept apart from the image; once there was only one way.
+    #[serde(default)]
+    pub(crate) storage: StorageMode,
+    /// The size of the root file system with a snapshot: the image's.
+    #[serde(default)]
+    pub(crate) root_size: Option<ByteSize>,
     /// The network.
     pub(crate) network: NetworkMode,
     /// Who is PID 1.
@@ -121,6 +141,17 @@ pub enum PlanError {
     /// The network needs root.
     #[error("give a VM a network by NAT: it needs root, and banger has none here")]
     NoHelper,
+    /// Snapshots need root.
+    #[error("give a VM a snapshot of its image: it needs root, and banger has none here")]
+    NoSnapshots,
+    /// More than a snapshot has.
+    #[error("give the VM a disk of {asked}: with storage snapshot it has its image's {most}")]
+    SnapshotDisk {
+        /// What was asked.
+        asked: ByteSize,
+        /// The image's size.
+        most: ByteSize,
+    },
     /// The disk is nearly full.
     #[error("make a VM: {free} are free for VM disks, {reserve} must be")]
     NoSpace {
@@ -142,6 +173,10 @@ impl PlanError {
                 Some("remove what is not needed: `banger vm list`, `banger image ls`".into())
             }
             Self::NoHelper => Some("sudo banger system install, or use --network user".into()),
+            Self::NoSnapshots => {
+                Some("sudo banger system install, or use --storage overlay".into())
+            }
+            Self::SnapshotDisk { .. } => Some("leave --disk out, or use --storage overlay".into()),
             Self::Cpus(_) => Some("choose another number with -c".into()),
             Self::Memory { .. } => Some("choose another size with -m".into()),
             Self::Disk(_) => Some("choose another size with --disk".into()),
@@ -165,6 +200,8 @@ pub(crate) fn draft(
         cpus: spec.cpus.unwrap_or(defaults.cpus),
         memory: spec.memory.unwrap_or(defaults.memory),
         disk: spec.disk.unwrap_or(defaults.disk),
+        is_disk_asked: spec.disk.is_some(),
+        storage: spec.storage.unwrap_or(defaults.storage),
         network: spec.network.or(defaults.network).unwrap_or(facts.network),
         init: spec.init.unwrap_or(defaults.init),
         labels: spec.labels.clone(),
@@ -190,6 +227,9 @@ pub(crate) fn draft(
     if draft.network == NetworkMode::Nat && !facts.has_helper {
         return Err(PlanError::NoHelper);
     }
+    if draft.storage == StorageMode::Snapshot && !facts.has_helper {
+        return Err(PlanError::NoSnapshots);
+    }
     if facts.disk_free < facts.reserve {
         return Err(PlanError::NoSpace {
             free: facts.disk_free,
@@ -204,7 +244,7 @@ impl VmDraft {
     pub(crate) fn resolve(
         self,
         id: &VmId,
-        image_digest: Digest,
+        image: ImageFacts,
         kernel: KernelName,
         kernel_digest: Digest,
     ) -> Result<VmPlan, PlanError> {
@@ -212,15 +252,28 @@ impl VmDraft {
             Some(name) => name,
             None => made_name(id, self.ephemeral)?,
         };
+        let (disk, root_size) = match self.storage {
+            StorageMode::Overlay => (self.disk, None),
+            StorageMode::Snapshot if !self.is_disk_asked => (image.size, Some(image.size)),
+            StorageMode::Snapshot if self.disk > image.size => {
+                return Err(PlanError::SnapshotDisk {
+                    asked: self.disk,
+                    most: image.size,
+                });
+            }
+            StorageMode::Snapshot => (self.disk, Some(image.size)),
+        };
         Ok(VmPlan {
             name,
             image: self.image,
-            image_digest,
+            image_digest: image.digest,
             kernel,
             kernel_digest,
             cpus: self.cpus,
             memory: self.memory,
-            disk: self.disk,
+            disk,
+            storage: self.storage,
+            root_size,
             network: self.network,
             init: self.init,
             labels: self.labels,
@@ -279,137 +332,4 @@ fn check_labels(labels: &BTreeMap<String, String>) -> Result<(), PlanError> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const FACTS: HostFacts = HostFacts {
-        memory: ByteSize::gib(8),
-        disk_free: ByteSize::gib(50),
-        reserve: RESERVE,
-        has_helper: false,
-        network: NetworkMode::User,
-    };
-
-    fn try_draft(spec: &VmSpec) -> Result<VmDraft, PlanError> {
-        draft(spec, &Config::default(), &FACTS, false)
-    }
-
-    #[test]
-    fn what_is_left_out_comes_from_the_configuration() {
-        let plan = try_draft(&VmSpec::default())
-            .unwrap()
-            .resolve(
-                &VmId::from_bits(0x1234_abcd),
-                Digest::from_sha256([1; 32]),
-                "k".parse().unwrap(),
-                Digest::from_sha256([2; 32]),
-            )
-            .unwrap();
-        assert_eq!(plan.name.as_str(), "box-1234abcd");
-        assert_eq!(plan.image, "debian");
-        assert_eq!(plan.memory, ByteSize::gib(1));
-    }
-
-    #[test]
-    fn draft_refuses_what_is_out_of_range() {
-        let base = VmSpec::default();
-        let bad = [
-            VmSpec {
-                cpus: Some(0),
-                ..base.clone()
-            },
-            VmSpec {
-                cpus: Some(33),
-                ..base.clone()
-            },
-            VmSpec {
-                memory: Some(ByteSize::mib(127)),
-                ..base.clone()
-            },
-            VmSpec {
-                memory: Some(ByteSize::gib(9)),
-                ..base.clone()
-            },
-            VmSpec {
-                memory: Some(ByteSize(u64::MAX)),
-                ..base.clone()
-            },
-            VmSpec {
-                disk: Some(ByteSize::mib(63)),
-                ..base.clone()
-            },
-            VmSpec {
-                disk: Some(ByteSize(u64::MAX)),
-                ..base.clone()
-            },
-            VmSpec {
-                image: Some(String::new()),
-                ..base.clone()
-            },
-            VmSpec {
-                image: Some("a\u{1b}[31m".into()),
-                ..base.clone()
-            },
-            VmSpec {
-                kernel: Some("x".repeat(201)),
-                ..base.clone()
-            },
-            VmSpec {
-                labels: BTreeMap::from([("a b".into(), String::new())]),
-                ..base.clone()
-            },
-            VmSpec {
-                labels: BTreeMap::from([("a".into(), "\n".into())]),
-                ..base.clone()
-            },
-            VmSpec {
-                labels: (0..20)
-                    .map(|n| (format!("k{n}"), "v".repeat(250)))
-                    .collect(),
-                ..base.clone()
-            },
-            VmSpec {
-                labels: (0..65).map(|n| (format!("k{n}"), String::new())).collect(),
-                ..base.clone()
-            },
-        ];
-        for spec in bad {
-            assert!(try_draft(&spec).is_err(), "{spec:?}");
-        }
-    }
-
-    #[test]
-    fn the_network_is_what_was_asked_for_or_the_best_there_is() {
-        let with_helper = HostFacts {
-            has_helper: true,
-            network: NetworkMode::Nat,
-            ..FACTS
-        };
-        let of = |facts: &HostFacts, asked, configured| {
-            let spec = VmSpec {
-                network: asked,
-                ..VmSpec::default()
-            };
-            let mut config = Config::default();
-            config.vm.network = configured;
-            draft(&spec, &config, facts, false).map(|draft| draft.network)
-        };
-        let (nat, user, none) = (NetworkMode::Nat, NetworkMode::User, NetworkMode::None);
-        assert_eq!(of(&FACTS, None, None), Ok(user));
-        assert_eq!(of(&with_helper, None, None), Ok(nat));
-        assert_eq!(of(&with_helper, None, Some(none)), Ok(none));
-        assert_eq!(of(&with_helper, Some(user), Some(none)), Ok(user));
-        assert_eq!(of(&FACTS, Some(nat), None), Err(PlanError::NoHelper));
-    }
-
-    #[test]
-    fn draft_refuses_a_nearly_full_disk() {
-        let facts = HostFacts {
-            disk_free: ByteSize::mib(1023),
-            ..FACTS
-        };
-        let error = draft(&VmSpec::default(), &Config::default(), &facts, true).unwrap_err();
-        assert!(matches!(error, PlanError::NoSpace { .. }));
-        assert!(error.hint().is_some());
-    }
-}
+mod tests;

@@ -1,5 +1,6 @@
 //! What is stored about a VM.
 
+use super::ending;
 use super::plan::VmPlan;
 use banger_api::{VmExitView, VmState};
 use banger_engine::{EngineKind, ProcessId};
@@ -23,6 +24,9 @@ pub(crate) struct VmRecord {
     pub(crate) state: VmState,
     /// Whether its disk was made; from then on a missing disk is an error, not a new disk.
     pub(crate) has_disk: bool,
+    /// Whether the life before its last start may have left its disk unclean.
+    #[serde(default)]
+    pub(crate) needs_check: bool,
     /// What runs it, in one line for people.
     pub(crate) engine: Option<String>,
     /// Which engine last ran it.
@@ -54,6 +58,7 @@ impl VmRecord {
             generation: 0,
             state: VmState::Created,
             has_disk: false,
+            needs_check: false,
             engine: None,
             engine_kind: first_engine(),
             process: None,
@@ -77,6 +82,8 @@ impl VmRecord {
     /// Begins another life.
     pub(crate) fn begin(&mut self) {
         self.generation += 1;
+        let last = self.exit.as_ref().map(|exit| exit.reason.as_str());
+        self.needs_check = self.has_disk && !last.is_some_and(ending::is_clean);
         self.state = VmState::Starting;
         self.started_unix_ms = Some(now_unix_ms());
         self.boot_ms = None;

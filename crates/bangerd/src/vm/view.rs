@@ -29,6 +29,8 @@ pub(crate) fn view_with(vm: &VmHandle, disk_used: ByteSize) -> VmView {
         memory: plan.memory,
         disk: plan.disk,
         disk_used,
+        storage: plan.storage,
+        root_size: plan.root_size,
         network: plan.network,
         address: record.address,
         init: plan.init,

@@ -2,6 +2,7 @@
 //! with real sockets: everything between it and the command line is the real thing.
 
 use crate::fake_agent::{self, Guest};
+use crate::fake_snapshot::Snapshots;
 use banger_priv::{
     BridgeUp, ClientError, FileRole, Launch, Others, Refusal, RefusalKind, Reply, Request, Status,
     Tap, VmRef, VmStatus, Vmm,
@@ -38,6 +39,7 @@ struct State {
     taps: BTreeMap<VmRef, Ipv4Addr>,
     nat: Vec<VmRef>,
     jails: BTreeMap<VmRef, Jailed>,
+    snapshots: Snapshots,
     /// The verbs that were asked for, in order.
     asked: Vec<String>,
     /// Fail when this many more verbs of a start were asked for.
@@ -104,7 +106,18 @@ impl FakeHelper {
         let taps = state.taps.keys().map(|vm| format!("tap of {vm}"));
         let nat = state.nat.iter().map(|vm| format!("nat of {vm}"));
         let jails = state.jails.keys().map(|vm| format!("jail of {vm}"));
-        taps.chain(nat).chain(jails).collect()
+        let snapshots = state.snapshots.left();
+        taps.chain(nat).chain(jails).chain(snapshots).collect()
+    }
+
+    /// What a VM's guest would do to its disk.
+    pub(crate) fn on_disk(&self, vm: &str, work: impl FnOnce(&File)) {
+        self.lock().snapshots.on_disk(vm, work);
+    }
+
+    /// Has the devices fail, as those without room do, or no longer.
+    pub(crate) fn fail_disks(&self, do_fail: bool) {
+        self.lock().snapshots.fail(do_fail);
     }
 
     /// Ends a VMM as its own fault would.
@@ -205,11 +218,19 @@ impl State {
                 self.resolver = None;
                 Reply::Nothing
             }
+            Request::CreateDmSnapshot(asked) => self.snapshots.create(asked, files)?,
+            Request::OpenSnapshot(asked) => {
+                return Ok((Reply::Nothing, vec![self.snapshots.open(asked)?]));
+            }
+            Request::CleanupDmSnapshot(vm) => {
+                self.snapshots.cleanup(vm);
+                Reply::Nothing
+            }
             Request::LaunchFirecracker(asked) => {
                 if self.jails.contains_key(&asked.vm) {
                     return Err(refuse(RefusalKind::Exists, "it has a jail"));
                 }
-                let jailed = start(asked, files, guest);
+                let jailed = start(asked, files, guest, self.snapshots.has(&asked.vm));
                 let files = vec![jailed.pidfd.try_clone().unwrap()];
                 let pid = jailed.process.id();
                 self.jails.insert(asked.vm.clone(), jailed);
@@ -226,6 +247,7 @@ impl State {
             Request::CleanupJailerChroot(vm) => return self.clean_up(vm),
             Request::Reclaim(asked) => {
                 let all = self.taps.keys().chain(self.jails.keys()).cloned();
+                self.snapshots.keep(&asked.keep);
                 let lost: Vec<VmRef> = all.filter(|vm| !asked.keep.contains(vm)).collect();
                 for vm in &lost {
                     self.taps.remove(vm);
@@ -244,7 +266,7 @@ impl State {
         let vms = self.jails.iter_mut().map(|(vm, jailed)| VmStatus {
             vm: vm.clone(),
             address: taps.get(vm).copied(),
-            has_snapshot: false,
+            has_snapshot: self.snapshots.has(vm),
             is_running: jailed.runs(),
         });
         Status {
@@ -326,7 +348,7 @@ fn hold(file: &OwnedFd) -> OwnedFd {
     rustix::fs::open(path, flags, rustix::fs::Mode::empty()).unwrap()
 }
 
-fn refuse(kind: RefusalKind, message: &str) -> ClientError {
+pub(crate) fn refuse(kind: RefusalKind, message: &str) -> ClientError {
     ClientError::Refused(Refusal {
         kind,
         message: message.into(),
@@ -337,7 +359,7 @@ fn refuse(kind: RefusalKind, message: &str) -> ClientError {
     clippy::too_many_lines,
     reason = "one table of what each role asks, and its use"
 )]
-fn start(asked: &Launch, files: &[OwnedFd], guest: &Arc<Guest>) -> Jailed {
+fn start(asked: &Launch, files: &[OwnedFd], guest: &Arc<Guest>, has_snapshot: bool) -> Jailed {
     assert_eq!(asked.files.len(), files.len());
     let of = |role| {
         let at = asked.files.iter().position(|file| *file == role);
@@ -382,6 +404,10 @@ fn start(asked: &Launch, files: &[OwnedFd], guest: &Arc<Guest>) -> Jailed {
         (FileRole::Ready, FileType::Socket, OFlags::PATH, 0o660),
     ];
     for (role, kind, access, mode) in rules {
+        if has_snapshot && matches!(role, FileRole::ReadOnlyDisk(_) | FileRole::Disk(_)) {
+            assert!(!asked.files.contains(&role), "{role:?} beside a snapshot");
+            continue;
+        }
         let file = of(role);
         let stat = rustix::fs::fstat(&file).unwrap();
         assert_eq!(FileType::from_raw_mode(stat.st_mode), kind, "{role:?}");
@@ -393,7 +419,14 @@ fn start(asked: &Launch, files: &[OwnedFd], guest: &Arc<Guest>) -> Jailed {
     let machine: serde_json::Value =
         serde_json::from_reader(std::fs::File::from(of(FileRole::Machine))).unwrap();
     assert_eq!(machine["boot-source"]["kernel_image_path"], "/kernel");
-    assert_eq!(machine["drives"][1]["path_on_host"], "/disk1");
+    let drives: Vec<_> = machine["drives"].as_array().unwrap().iter().collect();
+    let paths: Vec<_> = drives.iter().map(|drive| &drive["path_on_host"]).collect();
+    if has_snapshot {
+        assert_eq!(paths, ["/rootfs"]);
+        assert_eq!(drives[0]["is_read_only"], false);
+    } else {
+        assert_eq!(paths, ["/disk0", "/disk1"]);
+    }
     assert_eq!(machine["vsock"]["uds_path"], "/run/vsock.sock");
     let mut console = std::fs::File::from(of(FileRole::Console));
     console.write_all(b"hello from the fake\n").unwrap();

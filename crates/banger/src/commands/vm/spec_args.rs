@@ -2,7 +2,7 @@
 
 use crate::completion;
 use crate::error::CliError;
-use banger_api::{InitMode, NetworkMode, VmSpec};
+use banger_api::{InitMode, NetworkMode, StorageMode, VmSpec};
 use banger_names::{ByteSize, VmName};
 use clap::ValueEnum;
 use clap_complete::ArgValueCandidates;
@@ -20,6 +20,9 @@ pub(crate) struct SpecArgs {
     /// Size of the writable disk, as 20G; it takes only what is used
     #[arg(long, value_name = "SIZE")]
     disk: Option<ByteSize>,
+    /// How the disk is kept apart from the image
+    #[arg(long, value_name = "STORAGE")]
+    storage: Option<Storage>,
     /// The image, by tag or digest
     #[arg(long, value_name = "IMAGE", add = ArgValueCandidates::new(completion::images))]
     image: Option<String>,
@@ -35,6 +38,15 @@ pub(crate) struct SpecArgs {
     /// A label; may be given several times
     #[arg(long = "label", value_name = "KEY=VALUE", value_parser = parse_label)]
     labels: Vec<(String, String)>,
+}
+
+/// What `--storage` takes.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Storage {
+    /// A disk over the read-only image, joined by the guest
+    Overlay,
+    /// The image's own file system, writable, by a device of the host's; needs the installation
+    Snapshot,
 }
 
 /// What `--network` takes.
@@ -76,6 +88,10 @@ impl SpecArgs {
             cpus: self.cpus,
             memory: self.memory,
             disk: self.disk,
+            storage: self.storage.map(|storage| match storage {
+                Storage::Overlay => StorageMode::Overlay,
+                Storage::Snapshot => StorageMode::Snapshot,
+            }),
             network: self.network.map(|network| match network {
                 Network::Nat => NetworkMode::Nat,
                 Network::User => NetworkMode::User,
