@@ -9,6 +9,9 @@
     reason = "a test that cannot do its part fails there, and the story tells where it is"
 )]
 
+#[path = "installed/snapshots.rs"]
+mod snapshots;
+
 use e2e::{Outcome, eventually, finish};
 use serde_json::Value;
 use std::fs;
@@ -41,6 +44,8 @@ fn an_installation_serves_its_owner_survives_its_services_and_leaves_nothing() {
         the_services_end_and_come_back,
     );
     chapter("stopped and removed", stopped_and_removed);
+    chapter("a root of its own", snapshots::a_root_of_its_own);
+    chapter("bounded", snapshots::bounded);
     chapter("uninstalled", uninstalled);
     chapter("a helper of the daemon's own", a_helper_of_the_daemons_own);
 }

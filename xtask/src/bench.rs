@@ -11,6 +11,7 @@
 pub(crate) mod home;
 mod inside;
 mod lab;
+mod lab_jailed;
 mod raw;
 mod report;
 mod store;
@@ -29,6 +30,8 @@ struct Options {
     json: Option<PathBuf>,
     /// Measures in the lab.
     lab: bool,
+    /// There, only the installed services.
+    jailed: bool,
     /// A `BANGER_HOME` or data directory that has a lean kernel, for the lab.
     lean: Option<PathBuf>,
 }
@@ -40,6 +43,7 @@ impl Options {
             runs: 0,
             json: None,
             lab: false,
+            jailed: false,
             lean: None,
         };
         let mut args = args.iter();
@@ -49,6 +53,7 @@ impl Options {
                 "--runs" => runs = Some(value()?.parse().context("--runs")?),
                 "--json" => options.json = Some(PathBuf::from(value()?)),
                 "--lab" => options.lab = true,
+                "--jailed" => options.jailed = true,
                 "--lean" => options.lean = Some(PathBuf::from(value()?)),
                 _ => bail!("no such option: {name}"),
             }
@@ -57,8 +62,8 @@ impl Options {
         if options.runs == 0 {
             bail!("--runs must be at least 1");
         }
-        if options.lean.is_some() && !options.lab {
-            bail!("--lean is for --lab");
+        if (options.lean.is_some() || options.jailed) && !options.lab {
+            bail!("--lean and --jailed are for --lab");
         }
         Ok(options)
     }
@@ -126,6 +131,7 @@ mod tests {
         assert_eq!(Options::parse(&["--runs", "3"]).unwrap().runs, 3);
         for bad in [
             &["--lean", "/x"][..],
+            &["--jailed"],
             &["--runs", "0"],
             &["--runs"],
             &["--labs"],

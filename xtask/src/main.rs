@@ -36,7 +36,8 @@ cargo xtask CHORE
                verbs, in the lab (BANGER_CHAOS_POINTS=20)
   tcb          how large the trusted base is, against its budget
   bench boot   our boot and exec against the raw engine's [--runs N] [--json FILE],
-               in the lab by Firecracker with --lab [--lean BANGER_HOME]
+               in the lab by Firecracker with --lab [--lean BANGER_HOME],
+               of that the installed services alone with --jailed
   lab VERB     an emulated host with systemd, KVM and Firecracker (cargo xtask lab help)";
 
 fn main() -> ExitCode {

@@ -1,10 +1,12 @@
 //! What `bench boot --lab` runs in the lab: this very program, pushed there, so that all figures of
 //! a table are taken by one program on one clock. It prints what it found as a line of JSON.
 
+mod bare;
 mod boots;
 mod containers;
 mod execs;
 mod forks;
+mod jailed;
 mod timed;
 
 use anyhow::{Context, Result, bail};
@@ -29,6 +31,23 @@ pub(super) struct Boots {
     pub(super) whole_ms: Vec<f64>,
     /// What the daemon says the boot took, of `ready_ms`.
     pub(super) daemon_ms: Vec<f64>,
+}
+
+/// Boots by the installed services with one kind of storage, in milliseconds, turn by turn.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Jailed {
+    /// Raw Firecracker: from its spawn to the agent's call.
+    pub(super) raw_ms: Vec<f64>,
+    /// The bare jailer: likewise.
+    pub(super) jailer_ms: Vec<f64>,
+    /// `banger run`: from its spawn to when it knows that the agent is ready.
+    pub(super) ready_ms: Vec<f64>,
+    /// `banger run`: from its spawn to its end; the VM is gone by then.
+    pub(super) whole_ms: Vec<f64>,
+    /// What the daemon says the boot took, of `ready_ms`.
+    pub(super) daemon_ms: Vec<f64>,
+    /// The programs that the host executed during one more run.
+    pub(super) executed: Vec<String>,
 }
 
 /// Ways to run `/bin/true` in one running guest, in milliseconds.
@@ -93,6 +112,9 @@ fn found(args: &[&str]) -> Result<String> {
     match args {
         ["boots", kernel, runs] => to_line(&boots::measure(kernel, count(runs)?)?),
         ["execs", kernel, runs] => to_line(&execs::measure(kernel, count(runs)?)?),
+        ["jailed", kernel, storage, runs] => {
+            to_line(&jailed::measure(kernel, storage, count(runs)?)?)
+        }
         ["forks", runs] => to_line(&forks::measure(count(runs)?)?),
         ["containers", runs] => to_line(&containers::measure(count(runs)?)?),
         _ => bail!("this is for the lab: cargo xtask bench boot --lab"),

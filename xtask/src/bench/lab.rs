@@ -6,7 +6,8 @@
 
 use super::Options;
 use super::home::Home;
-use super::inside::{Boots, Containers, Execs, LAB_BROKE};
+use super::inside::{Boots, Containers, Execs, Jailed, LAB_BROKE};
+use super::lab_jailed;
 use super::report::{self, Row};
 use super::store::LabStore;
 use crate::lab::{self, Flavour, HostDied, Lab, TimedOut};
@@ -26,10 +27,10 @@ const LIMIT: Duration = Duration::from_secs(13 * 60);
 const STEP_LIMIT: Duration = Duration::from_secs(8 * 60);
 
 /// Where things lie in the lab.
-const BASE: &str = "/srv/bench";
+pub(super) const BASE: &str = "/srv/bench";
 
 /// The aims for boots and for execs.
-const BOOT_AIM: f64 = 1.35;
+pub(super) const BOOT_AIM: f64 = 1.35;
 const EXEC_AIM: f64 = 2.5;
 
 /// All that was found.
@@ -37,7 +38,9 @@ struct Found {
     /// By kernel.
     boots: Vec<(String, Boots)>,
     execs: Vec<(String, Execs)>,
-    containers: Containers,
+    containers: Option<Containers>,
+    /// By storage.
+    jailed: Vec<(&'static str, Jailed)>,
 }
 
 impl Found {
@@ -63,6 +66,7 @@ pub(super) fn measure(options: &Options) -> Result<ExitCode> {
             Ok(found) => {
                 println!("virtual milliseconds, measured in {:.0?}", start.elapsed());
                 let mute = found.mute_kernels();
+                let executed = lab_jailed::executed(&found.jailed);
                 report::tell(&rows(found), options.json.as_deref())?;
                 for kernel in mute {
                     println!(
@@ -70,6 +74,7 @@ pub(super) fn measure(options: &Options) -> Result<ExitCode> {
                          agent's call alone was measured"
                     );
                 }
+                print!("{executed}");
                 break;
             }
             Err(error) if is_dead(&error) => {
@@ -83,7 +88,7 @@ pub(super) fn measure(options: &Options) -> Result<ExitCode> {
             Err(error) => return Err(error),
         }
     }
-    if store.lean.is_none() {
+    if store.lean.is_none() && !options.jailed {
         println!(
             "\nno lean kernel was measured: make one by `banger kernel build` (some ten minutes) \
              and name its store by --lean BANGER_HOME"
@@ -117,48 +122,63 @@ fn this_program() -> Result<PathBuf> {
 }
 
 /// A lab, and what is left of the time for it.
-struct Host {
+pub(super) struct Host {
     lab: Lab,
     deadline: Instant,
 }
 
+/// Both halves, each on a lab of its own.
 fn attempt_once(options: &Options, store: &LabStore, pushed: &[PathBuf]) -> Result<Found> {
-    let deadline = Instant::now() + LIMIT;
-    let lab = Lab::up(&lab::Options {
-        name: format!("bench-{}", std::process::id()),
-        flavour: Flavour::Count,
-        ..lab::Options::default()
-    })?;
-    lab.push(pushed, BASE)?;
-    let host = Host { lab, deadline };
-    host.must(&["chown", "-R", "dev:dev", BASE])?;
+    let mut found = Found {
+        boots: Vec::new(),
+        execs: Vec::new(),
+        containers: None,
+        jailed: Vec::new(),
+    };
+    if !options.jailed {
+        rootless(options, store, &Host::up(pushed)?, &mut found)?;
+    }
+    found.jailed = lab_jailed::measure(options, store, &Host::up(pushed)?)?;
+    Ok(found)
+}
+
+/// Without an installation, as an ordinary user.
+fn rootless(options: &Options, store: &LabStore, host: &Host, found: &mut Found) -> Result<()> {
     let runs = options.runs.to_string();
     let kernels = [Some(&store.debian), store.lean.as_ref()];
-    let mut found = (Vec::new(), Vec::new());
     for kernel in kernels.into_iter().flatten() {
         let words = |what| [what, kernel.as_str(), runs.as_str()];
         found
-            .0
+            .boots
             .push((kernel.clone(), host.inside(true, &words("boots"))?));
         found
-            .1
+            .execs
             .push((kernel.clone(), host.inside(true, &words("execs"))?));
     }
     let image = format!("{BASE}/home/{}", store.image.display());
     let rootfs = format!("{BASE}/rootfs");
     host.must(&["mkdir", &rootfs])?;
     host.must(&["mount", "-o", "loop,ro,noload", &image, &rootfs])?;
-    let containers = host.inside(false, &["containers", &runs])?;
-    host.lab.down()?;
-    Ok(Found {
-        boots: found.0,
-        execs: found.1,
-        containers,
-    })
+    found.containers = Some(host.inside(false, &["containers", &runs])?);
+    Ok(())
 }
 
 impl Host {
-    fn must(&self, argv: &[&str]) -> Result<Vec<u8>> {
+    /// A lab with what is pushed there; it ends with this value.
+    fn up(pushed: &[PathBuf]) -> Result<Self> {
+        let deadline = Instant::now() + LIMIT;
+        let lab = Lab::up(&lab::Options {
+            name: format!("bench-{}", std::process::id()),
+            flavour: Flavour::Count,
+            ..lab::Options::default()
+        })?;
+        lab.push(pushed, BASE)?;
+        let host = Self { lab, deadline };
+        host.must(&["chown", "-R", "dev:dev", BASE])?;
+        Ok(host)
+    }
+
+    pub(super) fn must(&self, argv: &[&str]) -> Result<Vec<u8>> {
         let left = self.deadline.saturating_duration_since(Instant::now());
         let output = self.lab.run(argv, left.min(STEP_LIMIT))?;
         let said = String::from_utf8_lossy(&output.stderr);
@@ -173,7 +193,7 @@ impl Host {
     }
 
     /// Has this program measure something in the lab, as the ordinary user or as root.
-    fn inside<T: DeserializeOwned>(&self, as_user: bool, words: &[&str]) -> Result<T> {
+    pub(super) fn inside<T: DeserializeOwned>(&self, as_user: bool, words: &[&str]) -> Result<T> {
         let program = format!("{BASE}/xtask");
         let user = [
             "setpriv",
@@ -199,9 +219,13 @@ fn rows(found: Found) -> Vec<Row> {
     for (kernel, execs) in found.execs {
         rows.extend(exec_rows(&kernel, execs));
     }
-    let (crun, runc) = (found.containers.crun_ms, found.containers.runc_ms);
-    rows.push(Row::of("crun run true, the same image", "ms", crun));
-    rows.push(Row::of("runc run true, the same image", "ms", runc));
+    if let Some(Containers { crun_ms, runc_ms }) = found.containers {
+        rows.push(Row::of("crun run true, the same image", "ms", crun_ms));
+        rows.push(Row::of("runc run true, the same image", "ms", runc_ms));
+    }
+    for (storage, jailed) in found.jailed {
+        rows.extend(lab_jailed::rows(storage, jailed));
+    }
     rows
 }
 

@@ -112,6 +112,13 @@ impl Timed {
         }
     }
 
+    /// Kills it and waits for its end.
+    pub(super) fn end_now(&mut self) -> Result<()> {
+        self.child.kill()?;
+        self.child.wait()?;
+        Ok(())
+    }
+
     pub(super) fn child(&mut self) -> &mut Child {
         &mut self.child
     }
