@@ -12,3 +12,4 @@ mod readme;
 mod run;
 mod ssh;
 mod store;
+mod verbs;

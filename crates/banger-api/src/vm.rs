@@ -105,6 +105,28 @@ pub struct StopVm {
     pub timeout_ms: Option<u64>,
 }
 
+/// Gives a VM another name.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RenameVm {
+    /// The name.
+    #[schema(value_type = String)]
+    pub name: VmName,
+}
+
+/// Changes a VM; what is left out stays.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct SetVm {
+    /// Virtual CPUs, from the next start on.
+    pub cpus: Option<u32>,
+    /// Memory in bytes, from the next start on.
+    #[schema(value_type = Option<u64>)]
+    pub memory: Option<ByteSize>,
+    /// Labels to set; null removes one.
+    pub labels: BTreeMap<String, Option<String>>,
+}
+
 /// Removes a VM (query parameters).
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
@@ -228,6 +250,9 @@ pub struct VmView {
     pub init: InitMode,
     /// Whether it goes away with the run that made it.
     pub ephemeral: bool,
+    /// Whether something that was changed while it runs (name, CPUs, memory) waits for its next start.
+    #[serde(default)]
+    pub needs_restart: bool,
     /// Free labels.
     pub labels: BTreeMap<String, String>,
     /// What runs it, while it runs, as `qemu (emulation)`.

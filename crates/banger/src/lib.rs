@@ -16,6 +16,7 @@ mod copy;
 mod daemon;
 mod doctor;
 mod error;
+mod filter;
 mod provision;
 pub mod reference;
 mod session;

@@ -50,6 +50,9 @@ table! {
     delete "/v1/vms/{vm}" => vms::remove;
     post "/v1/vms/{vm}/start" => vms::start;
     post "/v1/vms/{vm}/stop" => vms::stop;
+    post "/v1/vms/{vm}/restart" => vms::restart;
+    post "/v1/vms/{vm}/rename" => vms::rename;
+    patch "/v1/vms/{vm}" => vms::set;
     post "/v1/vms/{vm}/kill" => vms::kill;
     get "/v1/vms/{vm}/wait" => vms::wait;
     get "/v1/vms/{vm}/logs" => logs::logs;

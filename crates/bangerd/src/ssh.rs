@@ -32,7 +32,7 @@ pub(crate) async fn prepare(daemon: &Daemon, vm: &VmHandle) -> Result<SshView, R
     let identity = dir.join("id_ed25519");
     let known_hosts = dir.join("known_hosts");
     let host_key = VmPlace::of(daemon.dirs(), &vm.id).host_key();
-    let comment = format!("{}.vm", vm.name);
+    let comment = format!("{}.vm", vm.name());
     let guard = daemon.known_hosts().lock().await;
     let made = {
         let identity = identity.clone();
@@ -51,7 +51,7 @@ pub(crate) async fn prepare(daemon: &Daemon, vm: &VmHandle) -> Result<SshView, R
     write_locked(daemon).await?;
     drop(guard);
     Ok(SshView {
-        host: format!("{}.vm", vm.name),
+        host: format!("{}.vm", vm.name()),
         known_hosts: known_hosts.display().to_string(),
         identity: identity.display().to_string(),
     })
@@ -89,7 +89,7 @@ async fn write_locked(daemon: &Daemon) -> Result<(), Refusal> {
         .into_iter()
         .map(|vm| {
             let key = VmPlace::of(daemon.dirs(), &vm.id).host_key();
-            (format!("{}.vm,{}.vm", vm.name, vm.id), public_of(&key))
+            (format!("{}.vm,{}.vm", vm.name(), vm.id), public_of(&key))
         })
         .collect();
     let written = tokio::task::spawn_blocking(move || {

@@ -14,3 +14,4 @@ mod privileges;
 mod reference;
 mod shown;
 mod ssh;
+mod verbs;

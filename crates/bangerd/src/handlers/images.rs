@@ -131,7 +131,7 @@ pub(crate) async fn remove(
 fn users_of(daemon: &Daemon, digest: &Digest) -> Vec<String> {
     let vms = daemon.vms().all().into_iter();
     vms.filter(|vm| vm.truth.borrow().record.plan.image_digest == *digest)
-        .map(|vm| vm.name.as_str().to_owned())
+        .map(|vm| vm.name().as_str().to_owned())
         .collect()
 }
 

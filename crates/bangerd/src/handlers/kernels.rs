@@ -102,7 +102,7 @@ pub(crate) async fn remove(
     let vms = daemon.vms().all().into_iter();
     let users: Vec<String> = vms
         .filter(|vm| vm.truth.borrow().record.plan.kernel_digest == kernel.digest)
-        .map(|vm| vm.name.as_str().to_owned())
+        .map(|vm| vm.name().as_str().to_owned())
         .collect();
     if namesakes.count() <= 1 && !users.is_empty() {
         return Err(Refusal::conflict(format!(

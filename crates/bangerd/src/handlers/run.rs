@@ -143,7 +143,7 @@ impl Run {
         let vm = self.lease.insert(lease).vm().clone();
         report(Progress {
             step: "boot".into(),
-            detail: vm.name.as_str().to_owned(),
+            detail: vm.name().as_str().to_owned(),
             ..Progress::default()
         });
         match client.while_there(&mut events, vm.start()).await {

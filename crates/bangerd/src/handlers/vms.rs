@@ -7,13 +7,14 @@ use crate::problem::Refusal;
 use crate::ssh;
 use crate::vm::create;
 use crate::vm::handle::{Snapshot, VmHandle};
+use crate::vm::plan::VmChange;
 use crate::vm::view::{view, view_with};
 use axum::Json;
 use axum::extract::State;
 use axum::response::Response;
 use banger_api::{
-    CreateVm, ProblemBody, ProblemCode, Progress, RemoveVm, SshView, Step, StopVm, VmState, VmView,
-    WaitFor,
+    CreateVm, ProblemBody, ProblemCode, Progress, RemoveVm, RenameVm, SetVm, SshView, Step, StopVm,
+    VmState, VmView, WaitFor,
 };
 use serde::Deserialize;
 use std::sync::Arc;
@@ -141,6 +142,66 @@ pub(crate) async fn stop(
     Ok(Json(view(&daemon, &vm).await))
 }
 
+/// Powers a VM off as `stop` does, if it runs, and boots it
+#[utoipa::path(
+    post, path = "/v1/vms/{vm}/restart", request_body = StopVm,
+    params(("vm" = String, Path, description = "Name, id or unique id prefix")),
+    responses(
+        (status = 200, description = "Lines of JSON, the last with the VM", body = Step, content_type = "application/x-ndjson"),
+        (status = "default", description = "Why not", body = ProblemBody),
+    )
+)]
+pub(crate) async fn restart(
+    State(daemon): State<Arc<Daemon>>,
+    Word(vm): Word,
+    JsonBody(asked): JsonBody<StopVm>,
+) -> Result<Response, Refusal> {
+    let vm = daemon.vms().find(&vm)?;
+    let limit = asked.timeout_ms.map_or(STOP_LIMIT, Duration::from_millis);
+    let task = Arc::clone(&daemon);
+    Ok(steps::respond(&daemon, move |report| async move {
+        report(Progress {
+            step: "restart".into(),
+            ..boot_progress(&vm)
+        });
+        vm.restart(limit).await?;
+        Ok(Step::Vm(Box::new(view(&task, &vm).await)).into())
+    }))
+}
+
+/// Gives a VM another name; a guest that runs learns it at its next start
+#[utoipa::path(
+    post, path = "/v1/vms/{vm}/rename", request_body = RenameVm,
+    params(("vm" = String, Path, description = "Name, id or unique id prefix")),
+    responses((status = 200, body = VmView), (status = "default", body = ProblemBody))
+)]
+pub(crate) async fn rename(
+    State(daemon): State<Arc<Daemon>>,
+    Word(vm): Word,
+    JsonBody(asked): JsonBody<RenameVm>,
+) -> Result<Json<VmView>, Refusal> {
+    let vm = daemon.vms().find(&vm)?;
+    vm.change(VmChange::Rename(asked.name)).await?;
+    Ok(Json(view(&daemon, &vm).await))
+}
+
+/// Changes a VM; `needs_restart` of the answer tells whether something waits for its next start
+#[utoipa::path(
+    patch, path = "/v1/vms/{vm}", request_body = SetVm,
+    params(("vm" = String, Path, description = "Name, id or unique id prefix")),
+    responses((status = 200, body = VmView), (status = "default", body = ProblemBody))
+)]
+pub(crate) async fn set(
+    State(daemon): State<Arc<Daemon>>,
+    Word(vm): Word,
+    JsonBody(asked): JsonBody<SetVm>,
+) -> Result<Json<VmView>, Refusal> {
+    let vm = daemon.vms().find(&vm)?;
+    let most_memory = create::host_facts(&daemon).await?.memory;
+    vm.change(VmChange::Set { asked, most_memory }).await?;
+    Ok(Json(view(&daemon, &vm).await))
+}
+
 /// Ends a VM at once
 #[utoipa::path(
     post, path = "/v1/vms/{vm}/kill",
@@ -199,7 +260,7 @@ pub(crate) async fn wait(
             ProblemCode::TimedOut,
             format!(
                 "wait for VM {:?}: it is still {}",
-                vm.name.as_str(),
+                vm.name().as_str(),
                 vm.state().as_str()
             ),
         )),
@@ -234,7 +295,7 @@ pub(crate) async fn ssh_view(
 fn boot_progress(vm: &VmHandle) -> Progress {
     Progress {
         step: "boot".into(),
-        detail: vm.name.as_str().to_owned(),
+        detail: vm.name().as_str().to_owned(),
         ..Progress::default()
     }
 }

@@ -67,11 +67,11 @@ impl GuestEnd {
                     ProblemCode::TimedOut,
                     format!(
                         "ask the agent of VM {:?}: no answer within {} s",
-                        vm.name.as_str(),
+                        vm.name().as_str(),
                         OPEN_LIMIT.as_secs()
                     ),
                 )
-                .hint(format!("banger vm logs {}", vm.name)));
+                .hint(format!("banger vm logs {}", vm.name())));
             }
         };
         let (reader, writer) = stream.split();
@@ -156,7 +156,7 @@ impl GuestEnd {
                 ProblemCode::Internal,
                 format!(
                     "use VM {:?}: its agent ended the stream without a result",
-                    self.vm.name.as_str()
+                    self.vm.name().as_str()
                 ),
             )),
             Told::Ended => Ok(Relayed::Closed),
@@ -202,8 +202,11 @@ async fn broken(
     if has_ended(machine).await {
         return gone(vm).await;
     }
-    Refusal::internal(format!("ask the agent of VM {:?}", vm.name.as_str()), error)
-        .hint(format!("banger vm logs {}", vm.name))
+    Refusal::internal(
+        format!("ask the agent of VM {:?}", vm.name().as_str()),
+        error,
+    )
+    .hint(format!("banger vm logs {}", vm.name()))
 }
 
 /// Whether the VM has ended, or does at once.

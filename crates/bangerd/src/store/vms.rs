@@ -64,6 +64,7 @@ impl Database {
     }
 
     /// Replaces a VM's record, and its copy. A row of a later generation, or none, is left as it is.
+    /// Refuses a name that another VM has.
     pub(crate) async fn update(&self, record: &VmRecord) -> Result<(), StoreError> {
         let row = Row::of(record)?;
         let record = record.clone();
@@ -71,7 +72,7 @@ impl Database {
         self.call(move |connection| {
             let changed = connection
                 .execute(UPDATE, row.update())
-                .map_err(sqlite("write"))?;
+                .map_err(|error| taken(error, &row))?;
             if changed > 0
                 && let Some(vms) = vms
                 && let Err(error) = copies::write(&vms, &record)
@@ -120,7 +121,7 @@ pub(super) fn read_all(connection: &Connection) -> Result<Vec<VmRecord>, StoreEr
 }
 
 /// Replaces a row that is not of a later generation.
-const UPDATE: &str = "UPDATE vms SET generation = ?2, record = ?3, address = ?4
+const UPDATE: &str = "UPDATE vms SET generation = ?2, record = ?3, address = ?4, name = ?5
                       WHERE id = ?1 AND generation <= ?2";
 
 /// The lowest address that no other VM has. The connection is locked: nobody takes it in between.
@@ -169,12 +170,13 @@ impl Row {
     }
 
     /// The parameters of [`UPDATE`].
-    fn update(&self) -> (&str, i64, &str, Option<&str>) {
+    fn update(&self) -> (&str, i64, &str, Option<&str>, &str) {
         (
             &self.id,
             self.generation,
             &self.record,
             self.address.as_deref(),
+            &self.name,
         )
     }
 }

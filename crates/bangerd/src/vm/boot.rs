@@ -1,6 +1,6 @@
 //! From nothing to an agent that answers.
 
-use super::driver::{Driver, Phase, answer, answer_some};
+use super::driver::{Driver, Phase, Starters, answer, answer_some};
 use super::ending::Asked;
 use super::handle::{Command, Waiter};
 use super::launch;
@@ -29,32 +29,32 @@ enum Broken {
 }
 
 impl Driver {
-    /// Boots for `waiters`; more may come while it goes on.
-    pub(super) async fn boot(&mut self, mut waiters: Vec<Waiter>) -> Phase {
+    /// Boots for `starters`; more may come while it goes on.
+    pub(super) async fn boot(&mut self, mut starters: Starters) -> Phase {
         self.stay();
         let began = Instant::now();
         if let Err(refusal) = self.release().await {
-            return self.boot_failed(waiters, refusal).await;
+            return self.boot_failed(starters.waiters, refusal).await;
         }
         self.record.begin();
         if let Err(refusal) = self.store_if_kept().await {
-            return self.boot_failed(waiters, refusal).await;
+            return self.boot_failed(starters.waiters, refusal).await;
         }
         self.publish();
         let machine = match launch::launch(&self.daemon, &mut self.record, &self.place).await {
             Ok(machine) => machine,
-            Err(refusal) => return self.boot_failed(waiters, refusal).await,
+            Err(refusal) => return self.boot_failed(starters.waiters, refusal).await,
         };
         self.record.process = Some(machine.process().clone());
         self.machine = Some(Arc::clone(&machine));
         // From here on a crash of the daemon leaves a VMM that the next one can find.
         if let Err(refusal) = self.store().await {
-            return self.boot_failed(waiters, refusal).await;
+            return self.boot_failed(starters.waiters, refusal).await;
         }
         self.publish();
-        match self.until_ready(&machine, &mut Some(&mut waiters)).await {
-            Ok(()) => self.boot_done(began, waiters).await,
-            Err(broken) => self.boot_broken(broken, waiters).await,
+        match self.until_ready(&machine, &mut starters).await {
+            Ok(()) => self.boot_done(began, starters.waiters).await,
+            Err(broken) => self.boot_broken(broken, starters.waiters).await,
         }
     }
 
@@ -64,18 +64,22 @@ impl Driver {
             return Phase::Idle;
         };
         let began = Instant::now();
-        match self.until_ready(&machine, &mut None).await {
-            Ok(()) => self.boot_done(began, Vec::new()).await,
-            Err(broken) => self.boot_broken(broken, Vec::new()).await,
+        let mut starters = Starters {
+            waiters: Vec::new(),
+            is_wanted_anyway: true,
+        };
+        match self.until_ready(&machine, &mut starters).await {
+            Ok(()) => self.boot_done(began, starters.waiters).await,
+            Err(broken) => self.boot_broken(broken, starters.waiters).await,
         }
     }
 
     /// Waits until the agent answers, the VMM ends, time is over or a command intervenes.
-    /// With `waiters`, the boot is abandoned when all of them are gone.
+    /// A boot that is not wanted anyway is abandoned when all waiters are gone.
     async fn until_ready(
         &mut self,
         machine: &Arc<dyn Machine>,
-        waiters: &mut Option<&mut Vec<Waiter>>,
+        starters: &mut Starters,
     ) -> Result<(), Broken> {
         let limit = self.daemon.limits().boot;
         let deadline = tokio::time::sleep(limit);
@@ -97,14 +101,15 @@ impl Driver {
                         ),
                     )));
                 }
-                () = all_gone(waiters) => return Err(Broken::Abandoned),
+                () = all_gone(starters) => return Err(Broken::Abandoned),
                 command = self.commands.recv() => command,
             };
             match command {
-                Some(Command::Start(waiter)) => match waiters {
-                    Some(waiters) => waiters.push(waiter),
-                    None => answer(waiter, Ok(())),
-                },
+                // What boots is as new as what a restart would make of it.
+                Some(Command::Start(waiter) | Command::Restart { waiter, .. }) => {
+                    starters.waiters.push(waiter);
+                }
+                Some(Command::Change { change, waiter }) => self.change(&change, waiter).await,
                 Some(Command::Stop { waiter, .. } | Command::Kill(waiter)) => {
                     return Err(Broken::Killed(waiter));
                 }
@@ -221,14 +226,12 @@ fn cancelled(name: &str, how: &str) -> Refusal {
     Refusal::cancelled(format!("boot VM {name:?}: it was {how} before it ran"))
 }
 
-/// Returns when every waiter is gone; never without waiters to watch.
-async fn all_gone(waiters: &mut Option<&mut Vec<Waiter>>) {
-    match waiters {
-        Some(waiters) => {
-            for waiter in waiters.iter_mut() {
-                waiter.closed().await;
-            }
-        }
-        None => std::future::pending().await,
+/// Returns when every waiter is gone; never for a boot that is wanted anyway.
+async fn all_gone(starters: &mut Starters) {
+    if starters.is_wanted_anyway {
+        return std::future::pending().await;
+    }
+    for waiter in &mut starters.waiters {
+        waiter.closed().await;
     }
 }

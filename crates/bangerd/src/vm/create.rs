@@ -37,7 +37,7 @@ pub(crate) async fn draft(
     let facts = host_facts(daemon).await?;
     let draft = plan::draft(spec, &config, &facts, ephemeral)?;
     if let Some(name) = &draft.name
-        && daemon.vms().all().iter().any(|vm| vm.name == *name)
+        && daemon.vms().all().iter().any(|vm| vm.name() == *name)
     {
         return Err(StoreError::Taken {
             what: "name",

@@ -8,11 +8,13 @@
 use super::ending::{self, Asked};
 use super::handle::{Command, Snapshot, VmHandle, Waiter};
 use super::place::VmPlace;
+use super::plan::VmChange;
 use super::record::VmRecord;
 use super::snapshot;
 use crate::activity::ActivityGuard;
 use crate::daemon::Daemon;
 use crate::problem::Refusal;
+use crate::ssh;
 use banger_api::{ProblemCode, VmState};
 use banger_engine::{Machine, VmmExit};
 use std::sync::Arc;
@@ -27,18 +29,59 @@ const KILL_LIMIT: Duration = Duration::from_secs(30);
 pub(super) enum Phase {
     /// No VMM: wait for commands.
     Idle,
-    /// Boot for these waiters.
-    Boot(Vec<Waiter>),
+    /// Boot for these.
+    Boot(Starters),
     /// Wait for the agent of a VMM that was adopted while it booted.
     Await,
     /// The agent answers: wait for commands and for the end.
     Running,
-    /// Power off for these waiters.
-    Stop(Duration, Vec<Waiter>),
+    /// Power off.
+    Stop(Stopping),
     /// Remove for this waiter. The VMM is gone.
     Remove(Option<Waiter>),
     /// The driver ends.
     Done,
+}
+
+/// Who wants a VM booted.
+#[derive(Debug, Default)]
+pub(super) struct Starters {
+    /// Who hears how it went.
+    pub(super) waiters: Vec<Waiter>,
+    /// Whether the boot goes on when none of them is there any more.
+    pub(super) is_wanted_anyway: bool,
+}
+
+/// How a VM is to be powered off, and for whom.
+#[derive(Debug)]
+pub(super) struct Stopping {
+    /// How long the guest may take.
+    pub(super) limit: Duration,
+    /// Who hears how it went.
+    pub(super) waiters: Vec<Waiter>,
+    /// Whether it is booted again, and who waits for that.
+    pub(super) then_boot: Option<Starters>,
+}
+
+impl Stopping {
+    fn for_good(limit: Duration, waiter: Waiter) -> Self {
+        Self {
+            limit,
+            waiters: vec![waiter],
+            then_boot: None,
+        }
+    }
+
+    fn and_boot(limit: Duration, waiter: Waiter) -> Self {
+        Self {
+            limit,
+            waiters: Vec::new(),
+            then_boot: Some(Starters {
+                waiters: vec![waiter],
+                is_wanted_anyway: true,
+            }),
+        }
+    }
 }
 
 /// A VM's driver.
@@ -68,7 +111,6 @@ impl Driver {
         });
         let handle = VmHandle {
             id: record.id.clone(),
-            name: record.plan.name.clone(),
             commands: sender,
             truth: watch,
         };
@@ -94,10 +136,10 @@ impl Driver {
         loop {
             phase = match phase {
                 Phase::Idle => self.idle().await,
-                Phase::Boot(waiters) => self.boot(waiters).await,
+                Phase::Boot(starters) => self.boot(starters).await,
                 Phase::Await => self.await_adopted().await,
                 Phase::Running => self.running().await,
-                Phase::Stop(limit, waiters) => self.stop(limit, waiters).await,
+                Phase::Stop(stopping) => self.stop(stopping).await,
                 Phase::Remove(waiter) => self.remove(waiter).await,
                 Phase::Done => return,
             };
@@ -108,7 +150,19 @@ impl Driver {
         self.busy = None;
         while let Some(command) = self.commands.recv().await {
             match command {
-                Command::Start(waiter) => return Phase::Boot(vec![waiter]),
+                Command::Start(waiter) => {
+                    return Phase::Boot(Starters {
+                        waiters: vec![waiter],
+                        is_wanted_anyway: false,
+                    });
+                }
+                Command::Restart { waiter, .. } => {
+                    return Phase::Boot(Starters {
+                        waiters: vec![waiter],
+                        is_wanted_anyway: true,
+                    });
+                }
+                Command::Change { change, waiter } => self.change(&change, waiter).await,
                 Command::Stop { waiter, .. } | Command::Kill(waiter) => answer(waiter, Ok(())),
                 Command::Remove { waiter, .. } => return Phase::Remove(waiter),
                 Command::Detach(waiter) => {
@@ -131,7 +185,13 @@ impl Driver {
             };
             match command {
                 Some(Command::Start(waiter)) => answer(waiter, Ok(())),
-                Some(Command::Stop { limit, waiter }) => return Phase::Stop(limit, vec![waiter]),
+                Some(Command::Stop { limit, waiter }) => {
+                    return Phase::Stop(Stopping::for_good(limit, waiter));
+                }
+                Some(Command::Restart { limit, waiter }) => {
+                    return Phase::Stop(Stopping::and_boot(limit, waiter));
+                }
+                Some(Command::Change { change, waiter }) => self.change(&change, waiter).await,
                 Some(Command::Kill(waiter)) => return self.kill_for(vec![waiter]).await,
                 Some(Command::Remove {
                     force: false,
@@ -149,6 +209,36 @@ impl Driver {
                 None => return Phase::Done,
             }
         }
+    }
+
+    /// Changes the plan; what the change means for a life that goes on comes with the next one.
+    pub(super) async fn change(&mut self, change: &VmChange, waiter: Waiter) {
+        let changed = self.try_change(change).await;
+        answer(waiter, changed);
+    }
+
+    async fn try_change(&mut self, change: &VmChange) -> Result<(), Refusal> {
+        let plan = change.apply(&self.record.plan)?;
+        if plan == self.record.plan {
+            return Ok(());
+        }
+        let before = std::mem::replace(&mut self.record.plan, plan);
+        // The database decides whether a name is free: also for VMs that are not meant to last.
+        if let Err(refusal) = self.store().await {
+            self.record.plan = before;
+            return Err(refusal);
+        }
+        self.publish();
+        let (old, new) = (&before.name, &self.record.plan.name);
+        if old != new {
+            tracing::info!(vm = %self.record.id, %old, %new, "renamed");
+            if self.place.host_key().exists()
+                && let Err(error) = ssh::write_known_hosts(&self.daemon).await
+            {
+                tracing::warn!(vm = %self.record.id, %error, "pin the host key by the new name");
+            }
+        }
+        Ok(())
     }
 
     /// Kills the VMM; the waiters hear how that went.

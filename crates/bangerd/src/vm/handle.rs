@@ -1,5 +1,6 @@
 //! How everybody but its driver sees a VM: commands in, truth out.
 
+use super::plan::VmChange;
 use super::record::VmRecord;
 use crate::problem::Refusal;
 use banger_api::{ProblemCode, VmState};
@@ -21,6 +22,20 @@ pub(crate) enum Command {
     Stop {
         /// How long the guest may take.
         limit: Duration,
+        /// Who waits.
+        waiter: Waiter,
+    },
+    /// Power it off like `Stop`, then boot it, whether or not somebody waits.
+    Restart {
+        /// How long the guest may take to power off.
+        limit: Duration,
+        /// Who waits.
+        waiter: Waiter,
+    },
+    /// Change what was decided about it.
+    Change {
+        /// How.
+        change: Box<VmChange>,
         /// Who waits.
         waiter: Waiter,
     },
@@ -52,7 +67,6 @@ pub(crate) struct Snapshot {
 #[derive(Debug, Clone)]
 pub(crate) struct VmHandle {
     pub(crate) id: VmId,
-    pub(crate) name: VmName,
     pub(crate) commands: mpsc::UnboundedSender<Command>,
     pub(crate) truth: watch::Receiver<Snapshot>,
 }
@@ -68,6 +82,11 @@ impl VmHandle {
         self.truth.borrow().record.state
     }
 
+    /// Its name, which may change.
+    pub(crate) fn name(&self) -> VmName {
+        self.truth.borrow().record.plan.name.clone()
+    }
+
     /// Boots it; done at once if it runs. Dropping the future undoes the boot unless
     /// somebody else waits for it too.
     pub(crate) async fn start(&self) -> Result<(), Refusal> {
@@ -77,6 +96,21 @@ impl VmHandle {
     /// Powers it off; done at once if it does not run. Goes on if the future is dropped.
     pub(crate) async fn stop(&self, limit: Duration) -> Result<(), Refusal> {
         self.ask(|waiter| Command::Stop { limit, waiter }).await
+    }
+
+    /// Powers it off as [`VmHandle::stop`] does, if it runs, and boots it. Goes on if the future
+    /// is dropped.
+    pub(crate) async fn restart(&self, limit: Duration) -> Result<(), Refusal> {
+        self.ask(|waiter| Command::Restart { limit, waiter }).await
+    }
+
+    /// Changes what was decided about it.
+    pub(crate) async fn change(&self, change: VmChange) -> Result<(), Refusal> {
+        self.ask(|waiter| Command::Change {
+            change: Box::new(change),
+            waiter,
+        })
+        .await
     }
 
     /// Ends it; done at once if it does not run.
@@ -107,30 +141,30 @@ impl VmHandle {
 
     /// Its machine, if its agent answers.
     pub(crate) fn running(&self) -> Result<Arc<dyn Machine>, Refusal> {
-        let now = self.truth.borrow();
+        let now = self.now();
         match (&now.machine, now.record.state) {
             (Some(machine), VmState::Running) => Ok(Arc::clone(machine)),
             (_, state) => Err(Refusal::conflict(format!(
                 "use VM {:?}: it is {}",
-                self.name.as_str(),
+                now.record.plan.name.as_str(),
                 state.as_str()
             ))
-            .hint(format!("banger vm start {}", self.name))),
+            .hint(format!("banger vm start {}", now.record.plan.name))),
         }
     }
 
     /// Why it is no longer there for somebody who used it.
     pub(crate) fn gone(&self) -> Refusal {
-        let now = self.truth.borrow();
+        let now = self.now();
         let why = match &now.record.exit {
             Some(exit) => format!("{}: {}", exit.reason, exit.detail),
             None => now.record.state.as_str().to_owned(),
         };
         Refusal::new(
             ProblemCode::VmGone,
-            format!("VM {:?} ended ({why})", self.name.as_str()),
+            format!("VM {:?} ended ({why})", now.record.plan.name.as_str()),
         )
-        .hint(format!("banger vm logs {}", self.name))
+        .hint(format!("banger vm logs {}", now.record.plan.name))
     }
 
     async fn ask(&self, command: impl FnOnce(Waiter) -> Command) -> Result<(), Refusal> {
@@ -139,11 +173,11 @@ impl VmHandle {
         drop(self.commands.send(command(waiter)));
         match answer.await {
             Ok(outcome) => outcome,
-            _ if self.truth.borrow().is_removed => Err(Refusal::no_vm(self.name.as_str())),
+            _ if self.truth.borrow().is_removed => Err(Refusal::no_vm(self.name().as_str())),
             // The driver's end without a removal is the daemon's.
             _ => Err(Refusal::cancelled(format!(
                 "use VM {:?}: the daemon ends",
-                self.name.as_str()
+                self.name().as_str()
             ))),
         }
     }

@@ -1,6 +1,6 @@
 //! From what was asked to what will be done: pure, given the facts.
 
-use banger_api::{Config, InitMode, NetworkMode, StorageMode, VmSpec};
+use banger_api::{Config, InitMode, NetworkMode, SetVm, StorageMode, VmSpec};
 use banger_names::{ByteSize, Digest, InvalidName, KernelName, VmId, VmName};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -70,7 +70,7 @@ pub(crate) struct ImageFacts {
     pub(crate) size: ByteSize,
 }
 
-/// What was decided about a VM; fixed for its life.
+/// What was decided about a VM; [`VmChange`] is the only way to decide otherwise.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct VmPlan {
     /// Its name.
@@ -211,15 +211,7 @@ pub(crate) fn draft(
     if let Some(kernel) = &draft.kernel {
         check_reference("kernel", kernel)?;
     }
-    if !(1..=MAX_CPUS).contains(&draft.cpus) {
-        return Err(PlanError::Cpus(draft.cpus));
-    }
-    if draft.memory < MIN_MEMORY || draft.memory > facts.memory {
-        return Err(PlanError::Memory {
-            asked: draft.memory,
-            most: facts.memory,
-        });
-    }
+    check_size(draft.cpus, draft.memory, facts.memory)?;
     if draft.disk < MIN_DISK || draft.disk > MAX_DISK {
         return Err(PlanError::Disk(draft.disk));
     }
@@ -282,11 +274,63 @@ impl VmDraft {
     }
 }
 
+/// What is to be decided otherwise about a VM that is there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum VmChange {
+    /// Another name.
+    Rename(VmName),
+    /// What `set` names; the rest stays.
+    Set {
+        /// What is asked.
+        asked: SetVm,
+        /// The host's memory.
+        most_memory: ByteSize,
+    },
+}
+
+impl VmChange {
+    /// The plan as it becomes.
+    pub(crate) fn apply(&self, plan: &VmPlan) -> Result<VmPlan, PlanError> {
+        let mut plan = plan.clone();
+        match self {
+            Self::Rename(name) => plan.name = name.clone(),
+            Self::Set { asked, most_memory } => {
+                plan.cpus = asked.cpus.unwrap_or(plan.cpus);
+                plan.memory = asked.memory.unwrap_or(plan.memory);
+                if asked.cpus.is_some() || asked.memory.is_some() {
+                    check_size(plan.cpus, plan.memory, *most_memory)?;
+                }
+                for (key, value) in &asked.labels {
+                    match value {
+                        Some(value) => plan.labels.insert(key.clone(), value.clone()),
+                        None => plan.labels.remove(key),
+                    };
+                }
+                check_labels(&plan.labels)?;
+            }
+        }
+        Ok(plan)
+    }
+}
+
 /// A name for a VM that got none; a name cannot have the form of an id.
 fn made_name(id: &VmId, ephemeral: bool) -> Result<VmName, InvalidName> {
     let digits = id.as_str().trim_start_matches("vm-");
     let kind = if ephemeral { "run" } else { "box" };
     VmName::parse(&format!("{kind}-{digits}"))
+}
+
+fn check_size(cpus: u32, memory: ByteSize, most: ByteSize) -> Result<(), PlanError> {
+    if !(1..=MAX_CPUS).contains(&cpus) {
+        return Err(PlanError::Cpus(cpus));
+    }
+    if memory < MIN_MEMORY || memory > most {
+        return Err(PlanError::Memory {
+            asked: memory,
+            most,
+        });
+    }
+    Ok(())
 }
 
 fn check_reference(what: &'static str, text: &str) -> Result<(), PlanError> {

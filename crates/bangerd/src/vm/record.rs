@@ -4,7 +4,7 @@ use super::ending;
 use super::plan::VmPlan;
 use banger_api::{VmExitView, VmState};
 use banger_engine::{EngineKind, ProcessId};
-use banger_names::{VmId, VmRef};
+use banger_names::{ByteSize, VmId, VmName, VmRef};
 use serde::{Deserialize, Serialize};
 use std::net::Ipv4Addr;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -40,12 +40,36 @@ pub(crate) struct VmRecord {
     /// Whether the helper made something for its last start that was not removed yet.
     #[serde(default)]
     pub(crate) is_helped: bool,
+    /// What its last start gave it, where the plan may have changed since.
+    #[serde(default)]
+    pub(crate) given: Option<Given>,
     /// When it was last started.
     pub(crate) started_unix_ms: Option<u64>,
     /// From the last start to the agent's answer, in milliseconds.
     pub(crate) boot_ms: Option<u64>,
     /// How its last life ended.
     pub(crate) exit: Option<VmExitView>,
+}
+
+/// What a start gives a VM and cannot be changed until the next.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Given {
+    /// Its host name.
+    pub(crate) name: VmName,
+    /// Virtual CPUs.
+    pub(crate) cpus: u32,
+    /// Memory.
+    pub(crate) memory: ByteSize,
+}
+
+impl Given {
+    fn of(plan: &VmPlan) -> Self {
+        Self {
+            name: plan.name.clone(),
+            cpus: plan.cpus,
+            memory: plan.memory,
+        }
+    }
 }
 
 impl VmRecord {
@@ -64,6 +88,7 @@ impl VmRecord {
             process: None,
             address: None,
             is_helped: false,
+            given: None,
             started_unix_ms: None,
             boot_ms: None,
             exit: None,
@@ -85,9 +110,19 @@ impl VmRecord {
         let last = self.exit.as_ref().map(|exit| exit.reason.as_str());
         self.needs_check = self.has_disk && !last.is_some_and(ending::is_clean);
         self.state = VmState::Starting;
+        self.given = Some(Given::of(&self.plan));
         self.started_unix_ms = Some(now_unix_ms());
         self.boot_ms = None;
         self.exit = None;
+    }
+
+    /// Whether something that was decided since the last start waits for the next one.
+    pub(crate) fn needs_restart(&self) -> bool {
+        self.process.is_some()
+            && self
+                .given
+                .as_ref()
+                .is_some_and(|given| *given != Given::of(&self.plan))
     }
 
     /// Ends this life.

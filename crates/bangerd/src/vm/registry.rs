@@ -37,7 +37,7 @@ impl Registry {
         let vms = self.lock();
         let exact = vms
             .values()
-            .find(|vm| vm.name.as_str() == wanted || vm.id.as_str() == wanted);
+            .find(|vm| vm.name().as_str() == wanted || vm.id.as_str() == wanted);
         if let Some(vm) = exact {
             return Ok(vm.clone());
         }
@@ -59,7 +59,7 @@ impl Registry {
     /// The address on the host's bridge of the running VM of this name.
     pub(crate) fn address_of(&self, name: &VmName) -> Option<Ipv4Addr> {
         let vms = self.lock();
-        let vm = vms.values().find(|vm| vm.name == *name)?;
+        let vm = vms.values().find(|vm| vm.name() == *name)?;
         let now = vm.truth.borrow();
         (now.record.state == VmState::Running)
             .then_some(now.record.address)

@@ -1,6 +1,6 @@
 //! Powering off: asked first, forced at the deadline, and the two told apart.
 
-use super::driver::{Driver, Phase, answer, answer_some};
+use super::driver::{Driver, Phase, Starters, Stopping, answer, answer_some};
 use super::ending::Asked;
 use super::handle::{Command, Waiter};
 use crate::problem::Refusal;
@@ -26,8 +26,8 @@ enum Wait {
 }
 
 impl Driver {
-    /// Asks the guest to power off and waits up to `limit`; then kills it.
-    pub(super) async fn stop(&mut self, limit: Duration, mut waiters: Vec<Waiter>) -> Phase {
+    /// Asks the guest to power off and waits up to the limit; then kills it.
+    pub(super) async fn stop(&mut self, mut stopping: Stopping) -> Phase {
         let Some(machine) = self.machine.clone() else {
             return Phase::Idle;
         };
@@ -36,27 +36,39 @@ impl Driver {
             tracing::warn!(vm = %self.record.id, %error, "store the stop");
         }
         self.publish();
-        match self.until_off(&machine, limit, &mut waiters).await {
+        let wait = self.until_off(&machine, &mut stopping).await;
+        let Stopping {
+            waiters, then_boot, ..
+        } = stopping;
+        match wait {
             Wait::Ended => {
                 let exit = machine.wait().await;
                 let phase = self.ended(Asked::Stop, &exit).await;
                 for waiter in waiters {
                     answer(waiter, Ok(()));
                 }
-                phase
+                then_boot.map_or(phase, Phase::Boot)
             }
             Wait::Deadline => {
                 let killed = self.kill_machine(Asked::StopDeadline).await;
                 for waiter in waiters {
                     answer(waiter, killed.clone());
                 }
-                self.after_kill(&killed)
+                match (killed, then_boot) {
+                    (Ok(()), Some(starters)) => Phase::Boot(starters),
+                    (killed, starters) => {
+                        tell(starters, &killed);
+                        self.after_kill(&killed)
+                    }
+                }
             }
             Wait::Killed(waiter) => {
-                waiters.push(waiter);
+                tell(then_boot, &Err(self.not_again("killed")));
+                let waiters = waiters.into_iter().chain([waiter]).collect();
                 self.kill_for(waiters).await
             }
             Wait::Removed(remover) => {
+                tell(then_boot, &Err(self.not_again("removed")));
                 let name = self.record.plan.name.clone();
                 for waiter in waiters {
                     let why = format!("stop VM {:?}: it was removed meanwhile", name.as_str());
@@ -66,19 +78,23 @@ impl Driver {
             }
             Wait::Detached(waiter) => {
                 // The next daemon adopts it as running; the guest is on its way down anyway.
+                tell(
+                    then_boot,
+                    &Err(self.not_again("left by a daemon that ends")),
+                );
                 self.detach(waiter)
             }
         }
     }
 
-    async fn until_off(
-        &mut self,
-        machine: &Arc<dyn Machine>,
-        limit: Duration,
-        waiters: &mut Vec<Waiter>,
-    ) -> Wait {
+    fn not_again(&self, how: &str) -> Refusal {
+        let name = self.record.plan.name.as_str();
+        Refusal::cancelled(format!("restart VM {name:?}: it was {how} meanwhile"))
+    }
+
+    async fn until_off(&mut self, machine: &Arc<dyn Machine>, stopping: &mut Stopping) -> Wait {
         let asking = ask_to_power_off(machine);
-        let deadline = tokio::time::sleep(limit);
+        let deadline = tokio::time::sleep(stopping.limit);
         tokio::pin!(asking, deadline);
         let mut asked = false;
         loop {
@@ -92,9 +108,22 @@ impl Driver {
                 command = self.commands.recv() => command,
             };
             match command {
-                Some(Command::Start(waiter)) => answer(waiter, Err(self.runs("start"))),
+                Some(Command::Start(waiter)) => match &mut stopping.then_boot {
+                    Some(starters) => starters.waiters.push(waiter),
+                    None => answer(waiter, Err(self.runs("start"))),
+                },
                 // The first caller's patience counts.
-                Some(Command::Stop { waiter, .. }) => waiters.push(waiter),
+                Some(Command::Stop { waiter, .. }) => {
+                    // The last word of what comes after.
+                    tell(stopping.then_boot.take(), &Err(self.not_again("stopped")));
+                    stopping.waiters.push(waiter);
+                }
+                Some(Command::Restart { waiter, .. }) => {
+                    let starters = stopping.then_boot.get_or_insert_default();
+                    starters.is_wanted_anyway = true;
+                    starters.waiters.push(waiter);
+                }
+                Some(Command::Change { change, waiter }) => self.change(&change, waiter).await,
                 Some(Command::Kill(waiter)) => return Wait::Killed(waiter),
                 Some(Command::Remove {
                     force: true,
@@ -110,6 +139,13 @@ impl Driver {
                 None => return Wait::Deadline,
             }
         }
+    }
+}
+
+/// Tells whoever waits for a boot that does not come.
+fn tell(starters: Option<Starters>, outcome: &Result<(), Refusal>) {
+    for waiter in starters.into_iter().flat_map(|starters| starters.waiters) {
+        answer(waiter, outcome.clone());
     }
 }
 

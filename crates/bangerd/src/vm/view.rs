@@ -35,6 +35,7 @@ pub(crate) fn view_with(vm: &VmHandle, disk_used: ByteSize) -> VmView {
         address: record.address,
         init: plan.init,
         ephemeral: plan.ephemeral,
+        needs_restart: record.needs_restart(),
         labels: plan.labels.clone(),
         engine: record.engine.clone(),
         pid: record

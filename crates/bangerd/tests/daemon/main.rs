@@ -19,3 +19,4 @@ mod restart;
 mod roles;
 mod run;
 mod snapshot;
+mod verbs;

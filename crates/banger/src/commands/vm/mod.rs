@@ -7,8 +7,12 @@ pub(crate) mod inspect;
 pub(crate) mod kill;
 pub(crate) mod list;
 pub(crate) mod logs;
+pub(crate) mod prune;
+pub(crate) mod rename;
+pub(crate) mod restart;
 pub(crate) mod rm;
 pub(crate) mod run;
+pub(crate) mod set;
 pub(crate) mod spec_args;
 pub(crate) mod ssh;
 pub(crate) mod start;
@@ -24,6 +28,7 @@ use crate::ui::table::Tabular;
 use banger_api::client::Client;
 use banger_api::{Step, VmView};
 use serde::Serialize;
+use std::time::Duration;
 
 /// Make, run, show and remove VMs
 ///
@@ -34,9 +39,13 @@ pub(crate) enum Command {
     Create(create::Args),
     Start(start::Args),
     Stop(stop::Args),
+    Restart(restart::Args),
     Kill(kill::Args),
     #[command(visible_aliases = ["remove", "delete"])]
     Rm(rm::Args),
+    Prune(prune::Args),
+    Rename(rename::Args),
+    Set(set::Args),
     #[command(visible_aliases = ["ls", "ps"])]
     List(list::Args),
     Inspect(inspect::Args),
@@ -58,6 +67,10 @@ impl Command {
             Self::Stop(args) => args.run(app).await,
             Self::Kill(args) => args.run(app).await,
             Self::Rm(args) => args.run(app).await,
+            Self::Restart(args) => args.run(app).await,
+            Self::Prune(args) => args.run(app).await,
+            Self::Rename(args) => args.run(app).await,
+            Self::Set(args) => args.run(app).await,
             Self::List(args) => args.run(app).await,
             Self::Inspect(args) => args.run(app).await,
             Self::Wait(args) => args.run(app).await,
@@ -106,6 +119,21 @@ impl Tabular for VmView {
 /// The path of one VM in the API.
 pub(crate) fn path(vm: &str) -> String {
     format!("/v1/vms/{}", segment(vm))
+}
+
+/// Says that something which was changed waits for the VM's next start.
+fn note_restart(app: &App, vm: &VmView) {
+    if vm.needs_restart {
+        app.ui.note(&format!(
+            "{0} runs: the change takes effect at its next start (banger vm restart {0})",
+            vm.name
+        ));
+    }
+}
+
+/// A duration as the API takes it.
+fn in_ms(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// Posts a request that ends with a VM, with progress.

@@ -25,9 +25,7 @@ impl Args {
     pub(crate) async fn run(self, app: &App) -> Result<(), CliError> {
         let client = app.client().await?;
         let request = StopVm {
-            timeout_ms: self
-                .timeout
-                .map(|timeout| u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX)),
+            timeout_ms: self.timeout.map(super::in_ms),
         };
         for_each(app, &self.vms, async |name| {
             let mut progress = app.ui.prelude();

@@ -1,0 +1,142 @@
+//! What changes a VM that is there: its name, its size, its labels; and starting it anew.
+
+use crate::env::{TestEnv, problem};
+use banger_api::{ProblemCode, RenameVm, SetVm, Step, StopVm, VmState, VmView};
+use banger_names::ByteSize;
+use hyper::Method;
+use std::collections::BTreeMap;
+
+impl TestEnv {
+    async fn rename(&self, vm: &str, name: &str) -> Result<VmView, banger_api::Problem> {
+        let asked = RenameVm {
+            name: name.parse().unwrap(),
+        };
+        self.post(&format!("/v1/vms/{vm}/rename"), &asked).await
+    }
+
+    async fn set(&self, vm: &str, asked: &SetVm) -> Result<VmView, banger_api::Problem> {
+        let path = format!("/v1/vms/{vm}");
+        let set = self.client.call(Method::PATCH, &path, Some(asked)).await;
+        set.map_err(problem)
+    }
+
+    pub(crate) async fn restart(&self, vm: &str) -> Result<VmView, banger_api::Problem> {
+        let path = format!("/v1/vms/{vm}/restart");
+        let asked = StopVm::default();
+        match self.client.steps(&path, &asked, |_| {}).await {
+            Ok(Step::Vm(vm)) => Ok(*vm),
+            Ok(other) => panic!("{other:?}"),
+            Err(error) => Err(problem(error)),
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_renamed_vm_is_found_by_its_new_name_also_after_the_daemon() {
+    let mut env = TestEnv::start().await;
+    let made = env.create("old", true).await.unwrap();
+    env.create("taken", false).await.unwrap();
+    let refused = env.rename("old", "taken").await.unwrap_err();
+    assert_eq!(refused.code, ProblemCode::Conflict, "{refused:?}");
+    assert!(refused.hint.is_some());
+    assert_eq!(env.get("/v1/vms/old").await.unwrap().id, made.id);
+
+    let renamed = env.rename("old", "new").await.unwrap();
+    assert!(renamed.needs_restart, "its guest is called old");
+    assert_eq!(renamed.pid, made.pid);
+    let gone = env.get("/v1/vms/old").await.unwrap_err();
+    assert_eq!(gone.code, ProblemCode::NotFound);
+    // The old name is free, and taking one's own name is no change.
+    env.create("old", false).await.unwrap();
+    env.rename("new", "new").await.unwrap();
+
+    env.lose();
+    env.open().await;
+    let found = env.get("/v1/vms/new").await.unwrap();
+    assert_eq!((found.id, found.state), (made.id, VmState::Running));
+    let restarted = env.restart("new").await.unwrap();
+    assert!(!restarted.needs_restart && restarted.pid != made.pid);
+}
+
+#[tokio::test]
+async fn renames_to_one_name_at_once_give_it_to_one_vm() {
+    let env = TestEnv::start().await;
+    for number in 0..6 {
+        env.create(&format!("vm{number}"), false).await.unwrap();
+    }
+    let names: Vec<String> = (0..6).map(|number| format!("vm{number}")).collect();
+    let tries = names.iter().map(|name| env.rename(name, "wanted"));
+    let tries = futures_util::future::join_all(tries).await;
+    assert_eq!(tries.iter().filter(|renamed| renamed.is_ok()).count(), 1);
+}
+
+#[tokio::test]
+async fn what_set_changes_is_stored_and_a_size_waits_for_the_next_start() {
+    let mut env = TestEnv::start().await;
+    env.create("dev", true).await.unwrap();
+    let asked = SetVm {
+        cpus: Some(2),
+        memory: Some(ByteSize::mib(192)),
+        labels: BTreeMap::from([
+            ("team".into(), Some("blue".into())),
+            ("tmp".into(), Some("x".into())),
+        ]),
+    };
+    let set = env.set("dev", &asked).await.unwrap();
+    assert!(set.needs_restart);
+    assert_eq!((set.cpus, set.memory), (2, ByteSize::mib(192)));
+    assert_eq!(env.engine.last_spec().cpus, 1);
+    let removes = SetVm {
+        labels: BTreeMap::from([("tmp".into(), None), ("absent".into(), None)]),
+        ..SetVm::default()
+    };
+    let set = env.set("dev", &removes).await.unwrap();
+    assert_eq!(set.labels, BTreeMap::from([("team".into(), "blue".into())]));
+    for wrong in [
+        SetVm {
+            cpus: Some(0),
+            ..SetVm::default()
+        },
+        SetVm {
+            memory: Some(ByteSize::mib(1)),
+            ..SetVm::default()
+        },
+        SetVm {
+            labels: BTreeMap::from([("a b".into(), Some(String::new()))]),
+            ..SetVm::default()
+        },
+    ] {
+        let refused = env.set("dev", &wrong).await.unwrap_err();
+        assert_eq!(refused.code, ProblemCode::Invalid, "{wrong:?}");
+    }
+
+    env.lose();
+    env.open().await;
+    assert_eq!(env.get("/v1/vms/dev").await.unwrap(), set);
+    let restarted = env.restart("dev").await.unwrap();
+    assert!(!restarted.needs_restart);
+    let given = env.engine.last_spec();
+    assert_eq!((given.cpus, given.mem_mib), (2, 192));
+}
+
+#[tokio::test]
+async fn a_restart_boots_what_did_not_run_and_goes_on_without_its_client() {
+    let env = TestEnv::start().await;
+    env.create("dev", false).await.unwrap();
+    assert_eq!(env.restart("dev").await.unwrap().state, VmState::Running);
+    let starts = env.engine.starts();
+    let client = env.client.clone();
+    let asking = tokio::spawn(async move {
+        let asked = StopVm::default();
+        client
+            .steps("/v1/vms/dev/restart", &asked, |_| {})
+            .await
+            .map(drop)
+    });
+    let stopping = "/v1/vms/dev/wait?until=stopped&timeout_ms=2000";
+    env.get(stopping).await.ok();
+    asking.abort();
+    let running = "/v1/vms/dev/wait?until=running&timeout_ms=60000";
+    env.get(running).await.unwrap();
+    assert_eq!(env.engine.starts(), starts + 1);
+}
