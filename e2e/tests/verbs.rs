@@ -1,6 +1,8 @@
 //! Everyday verbs on VMs that are kept.
 
-use e2e::TestEnv;
+use e2e::{TestEnv, eventually};
+use std::process::Command;
+use std::time::Duration;
 
 #[test]
 fn a_vm_is_renamed_resized_and_restarted_with_its_disk() {
@@ -44,4 +46,35 @@ fn prune_removes_what_is_over_and_nothing_else() {
     assert_eq!(env.sh("runs", "echo yes"), "yes");
     env.ok(&["vm", "rm", "-f", "runs", "fresh"]);
     env.assert_nothing_left();
+}
+
+#[test]
+fn logs_begin_where_they_are_asked_to() {
+    let env = TestEnv::new();
+    env.vm("dev");
+    env.sh(
+        "dev",
+        "echo first > /dev/console; echo second > /dev/console",
+    );
+    let logs = |args: &[&str]| env.ok(&[&["vm", "logs", "dev"], args].concat());
+    eventually("the console is logged", || logs(&[]).contains("second"));
+    let last = logs(&["--tail", "1"]);
+    assert!(last.contains("second") && !last.contains("first"), "{last}");
+
+    std::thread::sleep(Duration::from_secs(3));
+    let now = e2e::finish(Command::new("date").args(["-u", "+%FT%TZ"])).stdout;
+    assert_eq!(logs(&["--since", now.trim()]), "");
+    env.sh("dev", "echo third > /dev/console");
+    eventually("only the newest is shown", || {
+        logs(&["--since", now.trim()]).trim() == "third"
+    });
+    assert!(logs(&["--since", "1h"]).contains("first"));
+
+    // Followed from the end on, until the VM ends.
+    let mut following = env.start(&["vm", "logs", "-f", "--tail", "1", "dev"]);
+    assert_eq!(following.line(), "third");
+    env.sh("dev", "echo fourth > /dev/console");
+    assert_eq!(following.line(), "fourth");
+    env.ok(&["vm", "kill", "dev"]);
+    assert_eq!(following.end().code, 0);
 }

@@ -20,6 +20,7 @@ mod host;
 mod jail;
 mod kvm;
 mod log;
+mod log_times;
 mod process;
 mod program;
 mod qemu;
@@ -40,6 +41,7 @@ pub use exit::{ExitReason, VmmExit};
 pub use host::{Finding, Host, Level};
 pub use jail::{Jail, JailError, JailFile, JailRole, JailSockets};
 pub use kvm::{Kvm, probe_kvm};
+pub use log_times::LogTimes;
 pub use process::ProcessId;
 pub use spec::{Cache, Drive, MachineSpec, NetworkMode, Place, Tap};
 

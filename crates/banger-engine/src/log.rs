@@ -2,6 +2,8 @@
 //!
 //! A log is `name` and its predecessor `name.1`; when `name` reaches half the cap it takes
 //! the predecessor's place. Files are 0600 and never opened through a symlink.
+//!
+//! Beside each lies `name.times`: when which part of it was written, see [`crate::LogTimes`].
 
 use std::io;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
@@ -10,6 +12,7 @@ use std::path::{Path, PathBuf};
 use tokio::fs::File;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 
+use crate::log_times::{TimesWriter, old_of, times_of};
 use crate::{EngineError, Place};
 
 /// How much is read from a source at once.
@@ -26,6 +29,7 @@ pub(crate) struct CappedLog {
     len: u64,
     /// The most bytes in one file: half the cap.
     half: u64,
+    times: TimesWriter,
 }
 
 impl CappedLog {
@@ -33,11 +37,14 @@ impl CappedLog {
     async fn open(dir: &Path, name: &str, cap: u64) -> io::Result<Self> {
         let path = dir.join(name);
         let (file, len) = open_append(&path).await?;
+        let half = (cap / 2).max(1);
+        let times = TimesWriter::open(&path, half).await?;
         Ok(Self {
             path,
             file,
             len,
-            half: (cap / 2).max(1),
+            half,
+            times,
         })
     }
 
@@ -68,6 +75,7 @@ impl CappedLog {
             }
             let room = usize::try_from(self.half - self.len).unwrap_or(usize::MAX);
             let (now, later) = bytes.split_at(room.min(bytes.len()));
+            self.times.note(self.len, now_unix_ms()).await?;
             self.file.write_all(now).await?;
             self.file.flush().await?;
             self.len += now.len() as u64;
@@ -77,10 +85,11 @@ impl CappedLog {
     }
 
     async fn turn_over(&mut self) -> io::Result<()> {
-        let mut old = self.path.clone().into_os_string();
-        old.push(".1");
+        let old = old_of(&self.path);
         tokio::fs::rename(&self.path, &old).await?;
+        tokio::fs::rename(times_of(&self.path), times_of(&old)).await?;
         (self.file, self.len) = open_append(&self.path).await?;
+        self.times = TimesWriter::open(&self.path, self.half).await?;
         Ok(())
     }
 }
@@ -89,7 +98,12 @@ fn not_open(place: &Place, name: &str) -> impl FnOnce(io::Error) -> EngineError 
     EngineError::io(format!("open {:?}", place.log_dir.join(name)))
 }
 
-async fn open_append(path: &Path) -> io::Result<(File, u64)> {
+fn now_unix_ms() -> u64 {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    u64::try_from(now.unwrap_or_default().as_millis()).unwrap_or(u64::MAX)
+}
+
+pub(crate) async fn open_append(path: &Path) -> io::Result<(File, u64)> {
     let mut options = std::fs::OpenOptions::new();
     options
         .append(true)
@@ -213,14 +227,16 @@ mod tests {
             log.append(format!("{i:07}\n").as_bytes()).await.unwrap();
         }
         let mut total = 0;
-        for name in ["x.log", "x.log.1"] {
+        for name in ["x.log", "x.log.1", "x.log.times", "x.log.1.times"] {
             let meta = std::fs::metadata(dir.path().join(name)).unwrap();
             assert_eq!(meta.permissions().mode() & 0o777, 0o600);
-            total += meta.len();
+            if !name.ends_with(".times") {
+                total += meta.len();
+            }
         }
         assert!(total <= 1000, "{total}");
         assert!(total > 500, "{total}");
-        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 2);
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 4);
         assert!(
             tail(dir.path().join("x.log"), 100)
                 .await

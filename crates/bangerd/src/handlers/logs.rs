@@ -3,9 +3,11 @@
 //! A log that is followed is watched by inotify, also over the moment when its writer puts a
 //! full file aside and begins a new one; the answer ends when the VM does.
 
+mod begin;
+
 use super::body::{Params, Word};
 use crate::daemon::Daemon;
-use crate::files::{CONSOLE_LOG, VMM_LOG, open_regular};
+use crate::files::{CONSOLE_LOG, VMM_LOG};
 use crate::problem::Refusal;
 use crate::vm::handle::{Snapshot, VmHandle};
 use crate::vm::place::VmPlace;
@@ -14,6 +16,7 @@ use axum::extract::State;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use banger_api::{LogSource, ProblemBody, VmState};
+use begin::{Position, open};
 use rustix::fs::inotify;
 use serde::Deserialize;
 use std::fs::File;
@@ -36,6 +39,8 @@ const QUEUE: usize = 4;
 pub(crate) struct ReadLogs {
     source: LogSource,
     follow: bool,
+    since_unix_ms: Option<u64>,
+    tail: Option<u64>,
 }
 
 /// Reads a VM's log
@@ -45,6 +50,8 @@ pub(crate) struct ReadLogs {
         ("vm" = String, Path, description = "Name, id or unique id prefix"),
         ("source" = Option<LogSource>, Query, description = "Which log; the console's when left out"),
         ("follow" = Option<bool>, Query, description = "Whether to go on until the VM ends"),
+        ("since_unix_ms" = Option<u64>, Query, description = "Begin with what was written at this time"),
+        ("tail" = Option<u64>, Query, description = "Begin with the last so many lines"),
     ),
     responses(
         (status = 200, description = "The log's bytes, not sanitised", content_type = "application/octet-stream"),
@@ -62,13 +69,31 @@ pub(crate) async fn logs(
         LogSource::Console => CONSOLE_LOG,
         LogSource::Vmm => VMM_LOG,
     };
+    let path = dir.join(name);
+    let begins = begin::Begin {
+        since_unix_ms: asked.since_unix_ms,
+        tail: asked.tail,
+    };
+    let finding = tokio::task::spawn_blocking(move || {
+        let position = begins.find(&path)?;
+        Ok::<_, begin::BeginError>((path, position))
+    });
+    let (path, position) = finding
+        .await
+        .map_err(|error| Refusal::internal("look into a VM's log", &error))?
+        .map_err(|error| error.refusal(vm.name().as_str()))?;
     let watch = match asked.follow {
         true => Some(watch(&dir).map_err(|error| Refusal::io("watch a VM's log", &error))?),
         false => None,
     };
     let (parts, queue) = mpsc::channel(QUEUE);
     // Not among the tasks that the daemon waits for: it holds nothing that must be let go of.
-    drop(tokio::spawn(send(dir.join(name), vm, watch, parts)));
+    drop(tokio::spawn(send(
+        Log::new(path, position),
+        vm,
+        watch,
+        parts,
+    )));
     let stream = futures_util::stream::unfold(queue, |mut queue| async {
         let part: io::Result<Bytes> = queue.recv().await?;
         Some((part, queue))
@@ -82,8 +107,7 @@ pub(crate) async fn logs(
 
 type Parts = mpsc::Sender<io::Result<Bytes>>;
 
-async fn send(path: PathBuf, vm: VmHandle, watch: Option<Watch>, parts: Parts) {
-    let mut log = Log::new(path);
+async fn send(mut log: Log, vm: VmHandle, watch: Option<Watch>, parts: Parts) {
     let mut truth = vm.truth.clone();
     loop {
         // Asked before reading: what is written up to the end is then read below.
@@ -148,30 +172,27 @@ async fn changed(watch: &Watch) -> io::Result<()> {
     }
 }
 
-/// A log that is read from its beginning: first the file that was put aside, then the current one.
+/// A log that is read from a position on: first the file that was put aside, then the current one.
 #[derive(Debug)]
 struct Log {
     path: PathBuf,
     current: Option<File>,
-    is_begun: bool,
+    begins: Option<Position>,
 }
 
 impl Log {
-    fn new(path: PathBuf) -> Self {
+    fn new(path: PathBuf, begins: Position) -> Self {
         Self {
             path,
             current: None,
-            is_begun: false,
+            begins: Some(begins),
         }
     }
 
     /// The next part of what is there; `None` at the end of it.
     fn next_part(&mut self) -> io::Result<Option<Bytes>> {
-        if !self.is_begun {
-            self.is_begun = true;
-            let mut old = self.path.as_os_str().to_owned();
-            old.push(".1");
-            self.current = open(Path::new(&old))?;
+        if let Some(begins) = self.begins.take() {
+            self.current = begins.open(&self.path)?;
         }
         loop {
             if let Some(current) = &mut self.current
@@ -193,14 +214,6 @@ impl Log {
             }
             self.current = Some(next);
         }
-    }
-}
-
-fn open(path: &Path) -> io::Result<Option<File>> {
-    match open_regular(path) {
-        Ok(file) => Ok(Some(file)),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(error),
     }
 }
 
@@ -234,7 +247,7 @@ mod tests {
             }
             String::from_utf8(text).unwrap()
         };
-        let mut log = Log::new(path.clone());
+        let mut log = Log::new(path.clone(), Position::default());
         assert_eq!(read(&mut log), "ab");
         std::fs::write(&path, "bc").unwrap();
         std::fs::rename(&path, &aside).unwrap();
