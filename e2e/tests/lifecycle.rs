@@ -107,7 +107,7 @@ fn a_guest_that_powers_off_panics_or_hangs_is_told_apart() {
 fn wait_tells_the_end_from_the_deadline() {
     let env = TestEnv::new();
     env.vm("dev");
-    env.fails(1, &["vm", "wait", "--timeout", "200ms", "dev"]);
+    env.fails(124, &["vm", "wait", "--timeout", "200ms", "dev"]);
     let waiting = env.start(&["vm", "wait", "dev"]);
     env.ok(&["vm", "stop", "dev"]);
     assert_eq!(waiting.end().code, 0);

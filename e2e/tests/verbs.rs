@@ -78,3 +78,37 @@ fn logs_begin_where_they_are_asked_to() {
     env.ok(&["vm", "kill", "dev"]);
     assert_eq!(following.end().code, 0);
 }
+
+#[test]
+fn waiting_for_a_port_needs_no_network_and_disturbs_no_server() {
+    let env = TestEnv::new();
+    env.ok(&["vm", "create", "dev", "--network", "none"]);
+    env.fails(4, &["vm", "wait", "--port", "8080", "dev"]);
+    env.ok(&["vm", "start", "dev"]);
+    env.fails(
+        124,
+        &["vm", "wait", "--port", "8080", "--timeout", "300ms", "dev"],
+    );
+    let waiting = env.start(&["vm", "wait", "--port", "8080", "dev"]);
+    // It serves one connection and ends: were it asked by connecting, nobody else would be served.
+    let server = env.start(&[
+        "exec",
+        "dev",
+        "--",
+        "perl",
+        "-MIO::Socket",
+        "-e",
+        "my $s = IO::Socket::INET->new(Listen => 1, LocalPort => 8080); \
+         my $c = $s->accept; print $c 'served'",
+    ]);
+    let waited = waiting.end();
+    assert_eq!(waited.code, 0, "{waited:?}");
+    let client = "use IO::Socket; print IO::Socket::INET->new('127.0.0.1:8080')->getline";
+    assert_eq!(
+        env.ok(&["exec", "dev", "--", "perl", "-e", client]),
+        "served"
+    );
+    assert_eq!(server.end().code, 0);
+    env.ok(&["vm", "kill", "dev"]);
+    env.ok(&["vm", "wait", "--state", "stopped", "dev"]);
+}

@@ -13,7 +13,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::reaper::Reaper;
 use crate::stream::{Stream, StreamError, failure};
-use crate::{copy, exec, log, ssh};
+use crate::{copy, exec, log, port, ssh};
 
 /// The most commands (and connections, and copies) at once. Questions about health and the end of the
 /// guest are not held to it.
@@ -121,6 +121,7 @@ impl Agent {
                 }
                 Err(failure) => stream.fail(&failure),
             },
+            Request::AwaitPort(request) => port::wait(stream, request.port),
             Request::Ssh(request) => ssh::serve(self, stream, &request),
             Request::PowerOff => {
                 stream.reply(&Reply::default())?;

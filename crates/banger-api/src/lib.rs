@@ -34,6 +34,6 @@ pub use problem::{Problem, ProblemBody, ProblemCode};
 pub use stream::{Progress, Step};
 pub use system::{Check, CheckStatus, EngineView, HostView, TidyView, VersionView};
 pub use vm::{
-    CreateVm, InitMode, LogSource, NetworkMode, RemoveVm, RenameVm, RunVm, SetVm, SshView, StopVm,
-    StorageMode, VmExitView, VmSpec, VmState, VmView, WaitFor,
+    CreateVm, InitMode, LogSource, NetworkMode, RemoveVm, RenameVm, RunVm, SetVm, SshView, StartVm,
+    StopVm, StorageMode, VmExitView, VmSpec, VmState, VmView, WaitFor,
 };

@@ -81,6 +81,16 @@ pub struct CreateVm {
     pub vm: VmSpec,
     /// Whether to start it too.
     pub start: bool,
+    /// How long the start may take, in milliseconds; the daemon's own limit when left out.
+    pub timeout_ms: Option<u64>,
+}
+
+/// Starts a VM.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct StartVm {
+    /// How long it may take, in milliseconds; the daemon's own limit when left out.
+    pub timeout_ms: Option<u64>,
 }
 
 /// Makes a VM, boots it, runs one command in it and removes it. The stream's life is the VM's life.
@@ -144,6 +154,8 @@ pub enum WaitFor {
     Stopped,
     /// Until its agent answers.
     Running,
+    /// Until its VMM or guest has ended by itself, or it could not start.
+    Crashed,
     /// Until it is gone.
     Removed,
 }

@@ -185,6 +185,10 @@ impl Lanes {
                 to_guest: &[Kind::Data],
                 to_host: &[Kind::Data, Kind::Failure],
             },
+            Request::AwaitPort(_) => Self {
+                to_guest: &[],
+                to_host: &[Kind::Exit, Kind::Failure],
+            },
             Request::Health | Request::PowerOff => return None,
         })
     }

@@ -22,6 +22,9 @@ pub enum Request {
     Dial(Dial),
     /// Runs the image's sshd for this one connection (`sshd -i`): [`Reply`], then `Data` both ways.
     Ssh(Ssh),
+    /// Waits until something in the guest listens on a TCP port, on whatever address. Answers
+    /// [`Reply`] at once and an `Exit` of code 0 when it does; ends when the host leaves.
+    AwaitPort(AwaitPort),
     /// Ends the guest in order: processes get TERM, then KILL, file systems are synced.
     /// Answers [`Reply`] first; under the image's own init it asks that init to power off.
     PowerOff,
@@ -103,6 +106,14 @@ pub struct CopyOut {
 #[serde(deny_unknown_fields)]
 pub struct Dial {
     /// The port on the guest's 127.0.0.1.
+    pub port: u16,
+}
+
+/// Wait for a TCP port.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AwaitPort {
+    /// The port.
     pub port: u16,
 }
 

@@ -18,7 +18,7 @@ use std::path::PathBuf;
 ///
 /// Exit codes: `run`, `exec` and `ssh` pass on the guest command's own; 124 it was timed out,
 /// 125 banger failed, 126 the guest cannot execute it, 127 it does not exist in the guest.
-/// All others: 0 done, 1 failed, 2 wrong usage, 3 no such object, 4 conflict or busy,
+/// All others: 0 done, 1 failed, 124 the time is up that --timeout gave, 2 wrong usage, 3 no such object, 4 conflict or busy,
 /// 5 permission, 6 daemon unreachable, 7 confirmation needed, 8 host unsupported,
 /// 9 verification failed.
 #[derive(Debug, Parser)]

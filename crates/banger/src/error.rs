@@ -35,6 +35,8 @@ pub(crate) enum Kind {
     Exhausted,
     /// A deadline passed.
     TimedOut,
+    /// The deadline passed that the user had set for this command.
+    OutOfTime,
     /// The user gave up; the code is 128 and the signal's number.
     Cancelled(u8),
     /// The guest cannot execute the program.
@@ -120,6 +122,15 @@ impl CliError {
         self
     }
 
+    /// The same; what was timed out because of the user's own `--timeout` is told apart.
+    #[must_use]
+    pub(crate) fn of_deadline(mut self, timeout: Option<std::time::Duration>) -> Self {
+        if timeout.is_some() && self.kind == Kind::TimedOut {
+            self.kind = Kind::OutOfTime;
+        }
+        self
+    }
+
     /// The exit code. `attached` is for `run`, `exec` and `ssh`, whose codes are the guest's
     /// command's unless it is 125 to 127 (or 124, when the command itself was timed out).
     pub(crate) fn exit_code(&self, attached: bool) -> u8 {
@@ -127,6 +138,7 @@ impl CliError {
             Kind::Cancelled(signal) => 128 + signal,
             Kind::OutputClosed => 141,
             Kind::Reported(code) => code,
+            Kind::OutOfTime => 124,
             Kind::NotExecutable if attached => 126,
             Kind::ProgramNotFound if attached => 127,
             _ if attached => 125,
@@ -159,7 +171,7 @@ impl CliError {
             Kind::HostUnsupported => "host_unsupported",
             Kind::Verification => "verification",
             Kind::Exhausted => "exhausted",
-            Kind::TimedOut => "timed_out",
+            Kind::TimedOut | Kind::OutOfTime => "timed_out",
             Kind::Cancelled(_) => "cancelled",
             Kind::NotExecutable => "not_executable",
             Kind::ProgramNotFound => "program_not_found",
@@ -284,6 +296,7 @@ mod tests {
             (Kind::HostUnsupported, 8, 125),
             (Kind::Verification, 9, 125),
             (Kind::TimedOut, 1, 125),
+            (Kind::OutOfTime, 124, 124),
             (Kind::NotExecutable, 1, 126),
             (Kind::ProgramNotFound, 3, 127),
             (Kind::Cancelled(2), 130, 130),

@@ -1,7 +1,7 @@
 //! The one table of what can be asked: the router and the OpenAPI document are both made from it.
 
 use crate::daemon::Daemon;
-use crate::handlers::{images, kernels, logs, run, streams, system, vms};
+use crate::handlers::{images, kernels, logs, run, streams, system, vms, wait};
 use crate::problem::Refusal;
 use axum::extract::{Request, State};
 use axum::http::{Method, Uri};
@@ -54,7 +54,7 @@ table! {
     post "/v1/vms/{vm}/rename" => vms::rename;
     patch "/v1/vms/{vm}" => vms::set;
     post "/v1/vms/{vm}/kill" => vms::kill;
-    get "/v1/vms/{vm}/wait" => vms::wait;
+    get "/v1/vms/{vm}/wait" => wait::wait;
     get "/v1/vms/{vm}/logs" => logs::logs;
     post "/v1/vms/{vm}/exec" => streams::exec;
     post "/v1/vms/{vm}/copy-in" => streams::copy_in;

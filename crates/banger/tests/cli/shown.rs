@@ -195,8 +195,20 @@ fn logs_are_harmless_unless_raw() {
     });
     let shown = home.run(&["vm", "logs", "dev"]);
     assert_eq!(shown.stdout, "one\n\\x1b[31mtwo\\x1b[0m\n\\xffthree\n");
-    let tail = home.run(&["vm", "logs", "-n", "1", "dev"]);
-    assert_eq!(tail.stdout, "\\xffthree\n");
+    let asked = [
+        "vm",
+        "logs",
+        "-n",
+        "1",
+        "--since",
+        "1970-01-01T00:01Z",
+        "dev",
+    ];
+    assert_eq!(home.run(&asked).code, 0);
+    let path = home.seen().pop().unwrap();
+    assert!(path.ends_with("&since_unix_ms=60000&tail=1"), "{path}");
+    let wrong = home.run(&["vm", "logs", "--since", "yesterday", "dev"]);
+    assert_eq!(wrong.code, 2);
     let raw = home
         .banger(&["vm", "logs", "--raw", "dev"])
         .output()

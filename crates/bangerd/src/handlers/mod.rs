@@ -11,3 +11,4 @@ pub(crate) mod streams;
 pub(crate) mod system;
 mod upgrade;
 pub(crate) mod vms;
+pub(crate) mod wait;

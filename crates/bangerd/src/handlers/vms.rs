@@ -6,17 +6,17 @@ use crate::daemon::Daemon;
 use crate::problem::Refusal;
 use crate::ssh;
 use crate::vm::create;
-use crate::vm::handle::{Snapshot, VmHandle};
+use crate::vm::handle::VmHandle;
 use crate::vm::plan::VmChange;
-use crate::vm::view::{view, view_with};
+use crate::vm::view::view;
 use axum::Json;
 use axum::extract::State;
 use axum::response::Response;
 use banger_api::{
-    CreateVm, ProblemBody, ProblemCode, Progress, RemoveVm, RenameVm, SetVm, SshView, Step, StopVm,
-    VmState, VmView, WaitFor,
+    CreateVm, ProblemBody, ProblemCode, Progress, RemoveVm, RenameVm, SetVm, SshView, StartVm,
+    Step, StopVm, VmState, VmView,
 };
-use serde::Deserialize;
+use banger_names::format_duration;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -51,7 +51,7 @@ pub(crate) async fn create(
         let lease = create::create(&task, draft, &report).await?;
         if asked.start {
             report(boot_progress(lease.vm()));
-            if let Err(refusal) = lease.vm().start().await {
+            if let Err(refusal) = start_within(lease.vm(), asked.timeout_ms).await {
                 // The VM that was asked for is not there; half of it is of no use.
                 if let Err(undo) = lease.end().await {
                     tracing::error!(%undo, "remove a VM that did not start");
@@ -103,7 +103,7 @@ pub(crate) async fn remove(
 
 /// Boots a VM; one that runs is done at once
 #[utoipa::path(
-    post, path = "/v1/vms/{vm}/start",
+    post, path = "/v1/vms/{vm}/start", request_body = StartVm,
     params(("vm" = String, Path, description = "Name, id or unique id prefix")),
     responses(
         (status = 200, description = "Lines of JSON, the last with the VM", body = Step, content_type = "application/x-ndjson"),
@@ -113,14 +113,16 @@ pub(crate) async fn remove(
 pub(crate) async fn start(
     State(daemon): State<Arc<Daemon>>,
     Word(vm): Word,
+    JsonBody(asked): JsonBody<Option<StartVm>>,
 ) -> Result<Response, Refusal> {
     let vm = daemon.vms().find(&vm)?;
+    let limit_ms = asked.and_then(|asked| asked.timeout_ms);
     let task = Arc::clone(&daemon);
     Ok(steps::respond(&daemon, move |report| async move {
         if vm.state() != VmState::Running {
             report(boot_progress(&vm));
         }
-        vm.start().await?;
+        start_within(&vm, limit_ms).await?;
         Ok(Step::Vm(Box::new(view(&task, &vm).await)).into())
     }))
 }
@@ -217,67 +219,6 @@ pub(crate) async fn kill(
     Ok(Json(view(&daemon, &vm).await))
 }
 
-/// What to wait for, and how long.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub(crate) struct WaitVm {
-    until: WaitFor,
-    timeout_ms: Option<u64>,
-}
-
-/// Waits until a VM is stopped, running or removed
-#[utoipa::path(
-    get, path = "/v1/vms/{vm}/wait",
-    params(
-        ("vm" = String, Path, description = "Name, id or unique id prefix"),
-        ("until" = Option<WaitFor>, Query, description = "What to wait for; stopped when left out"),
-        ("timeout_ms" = Option<u64>, Query, description = "How long; for ever when left out"),
-    ),
-    responses((status = 200, body = VmView), (status = "default", body = ProblemBody))
-)]
-pub(crate) async fn wait(
-    State(daemon): State<Arc<Daemon>>,
-    Word(vm): Word,
-    Params(asked): Params<WaitVm>,
-) -> Result<Json<VmView>, Refusal> {
-    let vm = daemon.vms().find(&vm)?;
-    let mut truth = vm.truth.clone();
-    let come = |now: &Snapshot| now.is_removed || is_at(asked.until, now.record.state);
-    let waiting = async {
-        // The driver's end without a removal is the daemon's.
-        truth.wait_for(come).await.map(|now| now.is_removed)
-    };
-    let waited = match asked.timeout_ms {
-        Some(ms) => tokio::time::timeout(Duration::from_millis(ms), waiting).await,
-        None => Ok(waiting.await),
-    };
-    match waited {
-        Ok(Ok(true)) if asked.until == WaitFor::Running => Err(vm.gone()),
-        Ok(Ok(true)) => Ok(Json(view_with(&vm, banger_names::ByteSize(0)))),
-        Ok(Ok(false)) => Ok(Json(view(&daemon, &vm).await)),
-        Ok(Err(_)) => Err(Refusal::cancelled("wait for a VM: the daemon ends")),
-        Err(_) => Err(Refusal::new(
-            ProblemCode::TimedOut,
-            format!(
-                "wait for VM {:?}: it is still {}",
-                vm.name().as_str(),
-                vm.state().as_str()
-            ),
-        )),
-    }
-}
-
-fn is_at(until: WaitFor, state: VmState) -> bool {
-    match until {
-        WaitFor::Stopped => matches!(
-            state,
-            VmState::Created | VmState::Stopped | VmState::Crashed
-        ),
-        WaitFor::Running => state == VmState::Running,
-        WaitFor::Removed => false,
-    }
-}
-
 /// Makes the keys that an ssh client needs and pins the VM's
 #[utoipa::path(
     get, path = "/v1/vms/{vm}/ssh",
@@ -290,6 +231,28 @@ pub(crate) async fn ssh_view(
 ) -> Result<Json<SshView>, Refusal> {
     let vm = daemon.vms().find(&vm)?;
     Ok(Json(ssh::prepare(&daemon, &vm).await?))
+}
+
+/// Boots a VM, and undoes that when the time is over, unless somebody else waits for it too.
+async fn start_within(vm: &VmHandle, limit_ms: Option<u64>) -> Result<(), Refusal> {
+    let Some(ms) = limit_ms else {
+        return vm.start().await;
+    };
+    let limit = Duration::from_millis(ms);
+    let started = tokio::time::timeout(limit, vm.start()).await;
+    started.unwrap_or_else(|_| {
+        let (name, limit) = (vm.name(), format_duration(limit));
+        Err(Refusal::new(
+            ProblemCode::TimedOut,
+            format!(
+                "start VM {:?}: it does not run after {limit}",
+                name.as_str()
+            ),
+        )
+        .hint(format!(
+            "give it more time with --timeout, or see why: banger vm logs {name}"
+        )))
+    })
 }
 
 fn boot_progress(vm: &VmHandle) -> Progress {

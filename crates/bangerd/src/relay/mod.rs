@@ -84,6 +84,27 @@ impl GuestEnd {
         })
     }
 
+    /// Waits for the last word of a request that says nothing else.
+    pub(crate) async fn outcome(mut self) -> Result<Exit, Refusal> {
+        let told = tokio::select! {
+            biased;
+            told = self.reader.recv() => told,
+            _ = self.machine.wait() => Ok(None),
+        };
+        match told {
+            Ok(Some(frame)) if frame.kind == Kind::Exit => parse(&frame),
+            Ok(Some(frame)) if frame.kind == Kind::Failure => {
+                Err(Refusal::of_guest(parse::<Failure>(&frame)?))
+            }
+            Ok(Some(frame)) => Err(out_of_place("the guest's agent", frame.kind)),
+            Ok(None) | Err(ClientError::Io(_)) if has_ended(&self.machine).await => {
+                Err(gone(&self.vm).await)
+            }
+            Ok(None) => Err(broken(&self.vm, &self.machine, &ClientError::Ended).await),
+            Err(error) => Err(misspoke(&error)),
+        }
+    }
+
     /// Hands frames on until one side ends. With `until_data_end`, what the client sends
     /// after its empty `Data` frame is kept for later instead of handed on.
     pub(crate) async fn relay(

@@ -133,6 +133,7 @@ impl TestEnv {
         let asked = CreateVm {
             vm: spec(name),
             start,
+            ..CreateVm::default()
         };
         match self.client.steps("/v1/vms", &asked, |_| {}).await {
             Ok(Step::Vm(vm)) => Ok(*vm),

@@ -94,6 +94,11 @@ async fn answer(
             *guest.ssh.lock().unwrap() = Some(ssh);
             send(stream, &Frame::new(Kind::Data, *b"SSH-2.0-fake\r\n")).await?;
         }
+        // Port 80 is listened to, another never.
+        Request::AwaitPort(wanted) if wanted.port == 80 => exit(stream, 0).await?,
+        Request::AwaitPort(_) => {
+            receive(stream, Kind::Data).await?;
+        }
         Request::PowerOff => power_off(),
     }
     Some(())

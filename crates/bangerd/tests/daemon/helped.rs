@@ -237,6 +237,7 @@ async fn without_a_network_there_is_a_jail_and_no_tap() {
             ..spec("lone")
         },
         start: true,
+        timeout_ms: None,
     };
     let made = env.client.steps("/v1/vms", &asked, |_| {}).await.unwrap();
     let banger_api::Step::Vm(made) = made else {
@@ -279,6 +280,7 @@ async fn a_network_by_nat_is_refused_where_nobody_can_make_it() {
             ..spec("dev")
         },
         start: false,
+        timeout_ms: None,
     };
     let error = env
         .client

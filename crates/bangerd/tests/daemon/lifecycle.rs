@@ -79,6 +79,7 @@ async fn unnamed_vms_get_names_and_prefixes_find_them() {
             ..spec("unused")
         },
         start: false,
+        timeout_ms: None,
     };
     let made = env.client.steps("/v1/vms", &asked, |_| {}).await.unwrap();
     let banger_api::Step::Vm(made) = made else {
@@ -487,6 +488,7 @@ async fn start_is_undone_when_its_client_leaves() {
     let asked = banger_api::CreateVm {
         vm: spec("other"),
         start: true,
+        timeout_ms: None,
     };
     let creating = tokio::spawn(async move { client.steps("/v1/vms", &asked, |_| {}).await });
     env.engine.started(2).await;

@@ -1,7 +1,8 @@
 //! What changes a VM that is there: its name, its size, its labels; and starting it anew.
 
 use crate::env::{TestEnv, problem};
-use banger_api::{ProblemCode, RenameVm, SetVm, Step, StopVm, VmState, VmView};
+use crate::fake_engine::Fault;
+use banger_api::{ProblemCode, RenameVm, SetVm, StartVm, Step, StopVm, VmState, VmView};
 use banger_names::ByteSize;
 use hyper::Method;
 use std::collections::BTreeMap;
@@ -139,4 +140,46 @@ async fn a_restart_boots_what_did_not_run_and_goes_on_without_its_client() {
     let running = "/v1/vms/dev/wait?until=running&timeout_ms=60000";
     env.get(running).await.unwrap();
     assert_eq!(env.engine.starts(), starts + 1);
+}
+
+#[tokio::test]
+async fn waiting_for_a_port_ends_with_the_port_the_deadline_or_the_vm() {
+    let env = TestEnv::start().await;
+    env.create("dev", false).await.unwrap();
+    let wait = |query: &str| format!("/v1/vms/dev/wait?{query}");
+    let refused = env.get(&wait("port=80")).await.unwrap_err();
+    assert_eq!(refused.code, ProblemCode::Conflict);
+    assert_eq!(refused.hint.as_deref(), Some("banger vm start dev"));
+
+    env.start_vm("dev").await.unwrap();
+    env.get(&wait("port=80")).await.unwrap();
+    let late = env.get(&wait("port=81&timeout_ms=100")).await.unwrap_err();
+    assert_eq!(late.code, ProblemCode::TimedOut);
+    assert!(late.message.contains("port 81"), "{late:?}");
+    let path = wait("port=81");
+    let (gone, killed) = tokio::join!(env.get(&path), async {
+        // Asked before the VM ends: the fake agent has taken the three requests.
+        env.engine.guest.taken(3).await;
+        env.post("/v1/vms/dev/kill", &()).await
+    });
+    killed.unwrap();
+    assert_eq!(gone.unwrap_err().code, ProblemCode::VmGone);
+    let crashed = env.get(&wait("until=crashed&timeout_ms=50")).await;
+    assert_eq!(crashed.unwrap_err().code, ProblemCode::TimedOut);
+}
+
+#[tokio::test]
+async fn a_start_that_takes_longer_than_asked_is_undone() {
+    let env = TestEnv::start().await;
+    env.create("dev", false).await.unwrap();
+    env.engine.fail(Some(Fault::Silent));
+    let asked = StartVm {
+        timeout_ms: Some(200),
+    };
+    let started = env.client.steps("/v1/vms/dev/start", &asked, |_| {}).await;
+    let refused = problem(started.unwrap_err());
+    assert_eq!(refused.code, ProblemCode::TimedOut, "{refused:?}");
+    let stopped = "/v1/vms/dev/wait?until=stopped&timeout_ms=60000";
+    assert_eq!(env.get(stopped).await.unwrap().state, VmState::Stopped);
+    assert_eq!(env.engine.living(), Vec::<i32>::new());
 }

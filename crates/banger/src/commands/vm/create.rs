@@ -5,7 +5,8 @@ use super::steps;
 use crate::app::App;
 use crate::error::CliError;
 use banger_api::CreateVm;
-use banger_names::VmName;
+use banger_names::{VmName, parse_duration};
+use std::time::Duration;
 
 /// Make a VM that stays
 ///
@@ -26,6 +27,10 @@ pub(crate) struct Args {
     /// Start it too
     #[arg(long)]
     start: bool,
+    /// With --start: give up when it does not run after so long, with exit code 124; the VM is
+    /// then not made
+    #[arg(short, long, value_name = "DURATION", value_parser = parse_duration, requires = "start")]
+    timeout: Option<Duration>,
     #[command(flatten)]
     spec: SpecArgs,
 }
@@ -35,9 +40,12 @@ impl Args {
         let request = CreateVm {
             vm: self.spec.spec(self.name.or(self.name_flag), None)?,
             start: self.start,
+            timeout_ms: self.timeout.map(super::in_ms),
         };
         let client = app.client().await?;
-        let vm = steps(app, &client, "/v1/vms", &request, app.ui.work()).await?;
+        let vm = steps(app, &client, "/v1/vms", &request, app.ui.work())
+            .await
+            .map_err(|error| error.of_deadline(self.timeout))?;
         app.ui.done(&vm)
     }
 }

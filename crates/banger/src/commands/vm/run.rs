@@ -168,7 +168,11 @@ async fn run_kept(
     detach: bool,
 ) -> Result<u8, CliError> {
     let client = app.client().await?;
-    let request = CreateVm { vm, start: true };
+    let request = CreateVm {
+        vm,
+        start: true,
+        timeout_ms: None,
+    };
     let vm = steps(app, &client, "/v1/vms", &request, app.ui.prelude()).await?;
     let workdir = if workspace.is_some() { GUEST_DIR } else { "" };
     if let Some(workspace) = workspace {

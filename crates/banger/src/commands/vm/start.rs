@@ -5,13 +5,17 @@ use crate::app::App;
 use crate::commands::for_each;
 use crate::completion;
 use crate::error::CliError;
-use banger_api::{VmState, VmView};
+use banger_api::{StartVm, VmState, VmView};
+use banger_names::parse_duration;
 use clap_complete::ArgValueCandidates;
-use serde_json::json;
+use std::time::Duration;
 
 /// Start VMs, and wait until their agents answer
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
+    /// Give up after so long, with exit code 124: the VM is then off again
+    #[arg(short, long, value_name = "DURATION", value_parser = parse_duration)]
+    timeout: Option<Duration>,
     /// The VMs, by name, id or unique prefix of the id
     #[arg(value_name = "VM", required = true, add = ArgValueCandidates::new(completion::vms))]
     vms: Vec<String>,
@@ -20,6 +24,9 @@ pub(crate) struct Args {
 impl Args {
     pub(crate) async fn run(self, app: &App) -> Result<(), CliError> {
         let client = app.client().await?;
+        let request = StartVm {
+            timeout_ms: self.timeout.map(super::in_ms),
+        };
         for_each(app, &self.vms, async |name| {
             let path = path(name);
             let before: VmView = client.get(&path).await?;
@@ -27,14 +34,9 @@ impl Args {
                 app.ui.note(&format!("{} is running already", before.name));
                 return Ok(before);
             }
-            steps(
-                app,
-                &client,
-                &format!("{path}/start"),
-                &json!({}),
-                app.ui.work(),
-            )
-            .await
+            let path = format!("{path}/start");
+            let started = steps(app, &client, &path, &request, app.ui.work()).await;
+            started.map_err(|error| error.of_deadline(self.timeout))
         })
         .await
     }

@@ -8,15 +8,21 @@ use crate::error::CliError;
 use banger_api::VmView;
 use banger_names::parse_duration;
 use clap_complete::ArgValueCandidates;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-/// Wait until VMs have stopped, run or are gone
+/// Wait until VMs have stopped, run, crashed or are gone, or something in them listens on a port
+///
+/// Exits with 124 when the time is up.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// What to wait for
-    #[arg(long, value_name = "STATE", default_value = "stopped")]
-    until: Until,
-    /// Give up after so long, with exit code 1
+    /// The state to wait for
+    #[arg(long, alias = "until", value_name = "STATE", default_value = "stopped")]
+    state: State,
+    /// Wait until something in the VM listens on this TCP port, on whatever address. Needs no
+    /// network and connects to nothing
+    #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..), conflicts_with = "state")]
+    port: Option<u16>,
+    /// Give up after so long
     #[arg(short, long, value_name = "DURATION", value_parser = parse_duration)]
     timeout: Option<Duration>,
     /// The VMs, by name, id or unique prefix of the id
@@ -26,11 +32,13 @@ pub(crate) struct Args {
 
 /// What can be waited for.
 #[derive(Debug, Clone, Copy, clap::ValueEnum)]
-enum Until {
-    /// It no longer runs
+enum State {
+    /// It does not run, for whatever reason
     Stopped,
     /// Its agent answers
     Running,
+    /// It ended by itself, or could not start
+    Crashed,
     /// It is gone
     Removed,
 }
@@ -38,18 +46,26 @@ enum Until {
 impl Args {
     pub(crate) async fn run(self, app: &App) -> Result<(), CliError> {
         let client = app.client().await?;
-        let until = match self.until {
-            Until::Stopped => "stopped",
-            Until::Running => "running",
-            Until::Removed => "removed",
+        let state = match self.state {
+            State::Stopped => "stopped",
+            State::Running => "running",
+            State::Crashed => "crashed",
+            State::Removed => "removed",
         };
-        let mut query = format!("until={until}");
-        if let Some(timeout) = self.timeout {
-            query.push_str(&format!("&timeout_ms={}", timeout.as_millis()));
-        }
-        for_each(app, &self.vms, async |name| {
-            let vm: VmView = client.get(&format!("{}/wait?{query}", path(name))).await?;
-            Ok(vm)
+        let query = match self.port {
+            Some(port) => format!("port={port}"),
+            None => format!("until={state}"),
+        };
+        let since = Instant::now();
+        for_each(app, &self.vms, async |name| -> Result<VmView, CliError> {
+            let mut query = query.clone();
+            if let Some(timeout) = self.timeout {
+                // The time is for all of them together.
+                let left = timeout.saturating_sub(since.elapsed());
+                query.push_str(&format!("&timeout_ms={}", left.as_millis()));
+            }
+            let waited = client.get(&format!("{}/wait?{query}", path(name))).await;
+            waited.map_err(|error| CliError::from(error).of_deadline(self.timeout))
         })
         .await
     }
