@@ -1,6 +1,7 @@
 //! Everyday verbs on VMs that are kept.
 
 use e2e::{TestEnv, eventually};
+use serde_json::Value;
 use std::process::Command;
 use std::time::Duration;
 
@@ -111,4 +112,36 @@ fn waiting_for_a_port_needs_no_network_and_disturbs_no_server() {
     assert_eq!(server.end().code, 0);
     env.ok(&["vm", "kill", "dev"]);
     env.ok(&["vm", "wait", "--state", "stopped", "dev"]);
+}
+
+#[test]
+fn events_tell_what_became_of_vms() {
+    let env = TestEnv::new();
+    env.vm("dev");
+    let mut following = env.start(&["events", "-f", "--since", "1h", "--filter", "event=crashed"]);
+    e2e::send(env.vmm_pid("dev"), rustix::process::Signal::KILL);
+    let line = following.line();
+    assert!(
+        line.contains("crashed    dev") && line.contains("killed"),
+        "{line}"
+    );
+    following.signal(rustix::process::Signal::INT);
+    following.end();
+    assert_eq!(env.ok(&["run", "--", "echo", "hi"]), "hi\n");
+    env.ok(&["vm", "rm", "dev"]);
+    eventually("all of it is told", || {
+        let shown = env.ok(&["vm", "events", "--json"]);
+        let told: Vec<Value> = shown
+            .lines()
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect();
+        let of = |name: &str| -> Vec<String> {
+            let fits = |event: &&Value| event["name"].as_str().unwrap().starts_with(name);
+            let kind = |event: &Value| event["event"].as_str().unwrap().to_owned();
+            told.iter().filter(fits).map(kind).collect()
+        };
+        of("dev") == ["created", "started", "running", "crashed", "removed"]
+            && of("run-").starts_with(&["created", "started", "running"].map(str::to_owned))
+            && of("run-").ends_with(&["removed".to_owned()])
+    });
 }

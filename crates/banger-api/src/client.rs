@@ -155,6 +155,35 @@ impl Client {
         Ok(())
     }
 
+    /// GET of lines of JSON; each goes to `sink` as it comes.
+    pub async fn get_lines<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        mut sink: impl FnMut(T) -> io::Result<()>,
+    ) -> Result<(), ClientError> {
+        let mut answer = self.send(Method::GET, path, None::<&()>, false).await?;
+        let mut line = Vec::new();
+        while let Some(part) = answer.body_mut().frame().await {
+            let part = part.map_err(|e| wire("read the answer", e))?;
+            let Some(bytes) = part.data_ref() else {
+                continue;
+            };
+            for piece in bytes.split_inclusive(|&b| b == b'\n') {
+                line.extend_from_slice(piece);
+                if line.len() > MAX_STEP {
+                    return Err(wire("read the answer", "a line is over 1 MiB"));
+                }
+                if !line.ends_with(b"\n") {
+                    continue;
+                }
+                let item = serde_json::from_slice(&line).map_err(|e| wire("read the answer", e))?;
+                line.clear();
+                sink(item).map_err(|e| wire("pass the answer on", e))?;
+            }
+        }
+        Ok(())
+    }
+
     /// POST that is answered in steps: every progress goes to `on_progress`, the last step is
     /// returned ([`Step::Failed`] as an error).
     pub async fn steps<B: Serialize>(

@@ -13,6 +13,7 @@
 pub mod client;
 mod config;
 mod dirs;
+mod event;
 mod image;
 mod install;
 mod problem;
@@ -25,6 +26,7 @@ pub use config::{
     VmDefaults,
 };
 pub use dirs::{Dirs, DirsError};
+pub use event::{EventKind, EventLine, EventView};
 pub use image::{
     AddImage, AddKernel, BuildImage, BuildKernel, ImageView, ImportImage, ImportKernel, KernelView,
     PullKernel, SetDefaultKernel,

@@ -2,7 +2,8 @@
 
 use crate::app::App;
 use crate::commands::{
-    completion, config, cp, doctor, image, kernel, ps, ssh_config, ssh_proxy, system, version, vm,
+    completion, config, cp, doctor, events, image, kernel, ps, ssh_config, ssh_proxy, system,
+    version, vm,
 };
 use crate::error::CliError;
 use crate::ui::Ui;
@@ -73,6 +74,7 @@ enum Command {
     Ssh(vm::ssh::Args),
     Ps(ps::Args),
     Cp(cp::Args),
+    Events(events::Args),
     #[command(subcommand)]
     Vm(vm::Command),
     #[command(subcommand)]
@@ -133,6 +135,7 @@ impl Command {
             Self::Ssh(args) => args.run(app).await,
             Self::Ps(args) => args.run(app).await.map(|()| 0),
             Self::Cp(args) => args.run(app).await.map(|()| 0),
+            Self::Events(args) => args.run(app).await.map(|()| 0),
             Self::Vm(command) => command.run(app).await,
             Self::Image(command) => command.run(app).await.map(|()| 0),
             Self::Kernel(command) => command.run(app).await.map(|()| 0),

@@ -104,6 +104,14 @@ impl CliError {
         Self::io("write the output", source)
     }
 
+    /// The same for a sink of the client's, which hands it back as it is.
+    pub(crate) fn into_io(self) -> io::Error {
+        match self.kind {
+            Kind::OutputClosed => io::ErrorKind::BrokenPipe.into(),
+            _ => io::Error::other(self),
+        }
+    }
+
     /// Adds `error` and its sources as causes.
     #[must_use]
     pub(crate) fn because(mut self, error: &(dyn StdError + 'static)) -> Self {

@@ -2,6 +2,7 @@
 
 use crate::activity::Activity;
 use crate::config;
+use crate::events::Events;
 use crate::network::Bridge;
 use crate::privilege::jail::VmJail;
 use crate::privilege::{self, Helper};
@@ -174,6 +175,7 @@ pub struct Daemon {
     bridge: Bridge,
     vms: Registry,
     activity: Activity,
+    events: Events,
     tasks: TaskTracker,
     closing: CancellationToken,
     /// What the host was seen to have, once that was enough for some VM.
@@ -190,13 +192,16 @@ impl Daemon {
     /// holds the lock that makes this the only daemon on these directories.
     pub(crate) async fn open(options: Options) -> Result<Arc<Self>, Refusal> {
         let dirs = options.dirs.clone();
+        let tasks = TaskTracker::new();
+        let told = tasks.clone();
         let opened = tokio::task::spawn_blocking(move || {
             let path = dirs.state.join("bangerd.db");
             let database = Database::open_whatever(&path, &place::state_root(&dirs))?;
             let images = Store::open(&dirs.data, &dirs.cache)?;
-            Ok::<_, Refusal>((database, images))
+            let events = Events::open(&dirs.state.join("events"), told);
+            Ok::<_, Refusal>((database, images, events))
         });
-        let ((database, condition), images) = opened
+        let ((database, condition), images, events) = opened
             .await
             .unwrap_or_else(|error| Err(Refusal::internal("open the state", &error)))?;
         let helper = find_helper(&options).await?;
@@ -210,7 +215,8 @@ impl Daemon {
             bridge: Bridge::default(),
             vms: Registry::default(),
             activity: Activity::default(),
-            tasks: TaskTracker::new(),
+            events,
+            tasks,
             closing: CancellationToken::new(),
             host: Mutex::new(None),
             kernel_jobs: SharedJobs::default(),
@@ -304,6 +310,11 @@ impl Daemon {
     /// The VMs.
     pub(crate) fn vms(&self) -> &Registry {
         &self.vms
+    }
+
+    /// What happened to them.
+    pub(crate) fn events(&self) -> &Events {
+        &self.events
     }
 
     /// What keeps it alive.

@@ -40,7 +40,7 @@ struct Ring {
     events: VecDeque<Arc<EventView>>,
     next: u64,
     /// What is not in the file yet.
-    unwritten: Vec<Arc<EventView>>,
+    unwritten: VecDeque<Arc<EventView>>,
     is_writing: bool,
 }
 
@@ -102,9 +102,10 @@ impl Events {
         }
         ring.events.push_back(Arc::clone(&event));
         // Without a disk to write to, only the newest are worth a try.
-        if ring.unwritten.len() < KEPT {
-            ring.unwritten.push(event);
+        if ring.unwritten.len() == KEPT {
+            ring.unwritten.pop_front();
         }
+        ring.unwritten.push_back(event);
         let next = ring.next;
         let begins = !std::mem::replace(&mut ring.is_writing, true);
         drop(ring);
@@ -176,7 +177,7 @@ fn read(path: &Path) -> io::Result<String> {
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-fn write(path: &Path, events: &[Arc<EventView>]) -> io::Result<()> {
+fn write(path: &Path, events: &VecDeque<Arc<EventView>>) -> io::Result<()> {
     let mut text = Vec::new();
     for event in events {
         serde_json::to_writer(&mut text, event.as_ref())?;

@@ -11,6 +11,7 @@ mod activity;
 pub mod config;
 pub mod daemon;
 mod dns;
+mod events;
 mod files;
 mod firewall;
 mod handlers;

@@ -18,7 +18,7 @@ use crate::store::copies::{self, Orphan};
 use crate::vm::driver::Driver;
 use crate::vm::place::{self, VmPlace};
 use crate::vm::record::VmRecord;
-use banger_api::VmState;
+use banger_api::{EventKind, VmState};
 use banger_engine::{EngineError, EngineKind, Machine};
 use banger_names::{ByteSize, VmId, VmName, VmRef};
 use std::collections::HashSet;
@@ -101,6 +101,7 @@ async fn settle(
     log_cap: ByteSize,
 ) -> Option<(VmRecord, Option<Arc<dyn Machine>>)> {
     let place = VmPlace::of(daemon.dirs(), &record.id);
+    let before = record.state;
     let goes = record.plan.ephemeral || record.state == VmState::Removing;
     let fate = fate_of(daemon, &record, &place, log_cap).await;
     if daemon.condition().refuse_changes().is_err() {
@@ -143,6 +144,11 @@ async fn settle(
             None
         }
     };
+    if record.state == VmState::Crashed && before != VmState::Crashed {
+        let exit = record.exit.as_ref();
+        let why = exit.map(|exit| (exit.reason.as_str(), exit.detail.as_str()));
+        daemon.events().tell(EventKind::Crashed, &record, why);
+    }
     let mut is_alone = machine.is_none();
     if machine.is_none() {
         // A VMM that was started but not yet recorded, or one that does not answer.

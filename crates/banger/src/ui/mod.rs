@@ -58,6 +58,13 @@ impl Ui {
         self.text(&(plain_json(&text) + "\n"))
     }
 
+    /// Writes `value` as one line of JSON, for lists that have no end.
+    pub(crate) fn json_line<T: Serialize>(&self, value: &T) -> Result<(), CliError> {
+        let text = serde_json::to_string(value)
+            .map_err(|source| CliError::failed("write the answer as JSON").because(&source))?;
+        self.text(&(plain_json(&text) + "\n"))
+    }
+
     /// Shows a list: a table, JSON, a template's lines, or ids.
     pub(crate) fn list<T: Tabular + Serialize>(
         &self,

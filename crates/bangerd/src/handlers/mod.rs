@@ -2,6 +2,7 @@
 //! daemon and decides nothing.
 
 pub(crate) mod body;
+pub(crate) mod events;
 pub(crate) mod images;
 pub(crate) mod kernels;
 pub(crate) mod logs;

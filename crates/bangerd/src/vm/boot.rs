@@ -6,7 +6,7 @@ use super::handle::{Command, Waiter};
 use super::launch;
 use crate::files;
 use crate::problem::Refusal;
-use banger_api::{ProblemCode, VmState};
+use banger_api::{EventKind, ProblemCode, VmState};
 use banger_engine::{EngineError, Machine};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -53,7 +53,7 @@ impl Driver {
         }
         self.publish();
         match self.until_ready(&machine, &mut starters).await {
-            Ok(()) => self.boot_done(began, starters.waiters).await,
+            Ok(()) => self.boot_done(began, starters).await,
             Err(broken) => self.boot_broken(broken, starters.waiters).await,
         }
     }
@@ -65,11 +65,11 @@ impl Driver {
         };
         let began = Instant::now();
         let mut starters = Starters {
-            waiters: Vec::new(),
             is_wanted_anyway: true,
+            ..Starters::default()
         };
         match self.until_ready(&machine, &mut starters).await {
-            Ok(()) => self.boot_done(began, starters.waiters).await,
+            Ok(()) => self.boot_done(began, starters).await,
             Err(broken) => self.boot_broken(broken, starters.waiters).await,
         }
     }
@@ -146,13 +146,19 @@ impl Driver {
         Refusal::new(ProblemCode::VmGone, message)
     }
 
-    async fn boot_done(&mut self, began: Instant, waiters: Vec<Waiter>) -> Phase {
+    async fn boot_done(&mut self, began: Instant, starters: Starters) -> Phase {
+        let Starters {
+            waiters, restart, ..
+        } = starters;
         self.record.state = VmState::Running;
         self.record.boot_ms = u64::try_from(began.elapsed().as_millis()).ok();
         if let Err(refusal) = self.store_if_kept().await {
             return self.boot_failed(waiters, refusal).await;
         }
         self.publish();
+        if let Some(whose) = restart {
+            self.tell(EventKind::Restarted, Some((whose, "")));
+        }
         tracing::info!(vm = %self.record.id, boot_ms = self.record.boot_ms, "runs");
         for waiter in waiters {
             answer(waiter, Ok(()));

@@ -11,7 +11,7 @@ use crate::daemon::{Daemon, Role};
 use crate::problem::Refusal;
 use crate::provision::{self, Report};
 use crate::store::StoreError;
-use banger_api::{NetworkMode, VmSpec};
+use banger_api::{EventKind, NetworkMode, VmSpec};
 use banger_images::{Image, Kernel};
 use banger_names::{ByteSize, VmId};
 use std::path::Path;
@@ -154,6 +154,7 @@ async fn insert(
             }
             return Err(refusal);
         }
+        daemon.events().tell(EventKind::Created, &record, None);
         let vm = Driver::spawn(daemon, record, None);
         daemon.vms().add(vm.clone());
         return Ok(vm);

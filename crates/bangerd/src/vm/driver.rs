@@ -15,7 +15,7 @@ use crate::activity::ActivityGuard;
 use crate::daemon::Daemon;
 use crate::problem::Refusal;
 use crate::ssh;
-use banger_api::{ProblemCode, VmState};
+use banger_api::{EventKind, ProblemCode, VmState};
 use banger_engine::{Machine, VmmExit};
 use std::sync::Arc;
 use std::time::Duration;
@@ -50,6 +50,8 @@ pub(super) struct Starters {
     pub(super) waiters: Vec<Waiter>,
     /// Whether the boot goes on when none of them is there any more.
     pub(super) is_wanted_anyway: bool,
+    /// Whose restart it is, if it is one.
+    pub(super) restart: Option<&'static str>,
 }
 
 /// How a VM is to be powered off, and for whom.
@@ -79,6 +81,7 @@ impl Stopping {
             then_boot: Some(Starters {
                 waiters: vec![waiter],
                 is_wanted_anyway: true,
+                restart: Some("asked"),
             }),
         }
     }
@@ -93,6 +96,8 @@ pub(crate) struct Driver {
     pub(super) machine: Option<Arc<dyn Machine>>,
     pub(super) commands: mpsc::UnboundedReceiver<Command>,
     truth: watch::Sender<Snapshot>,
+    /// The state of which an event told last.
+    told: VmState,
     busy: Option<ActivityGuard>,
 }
 
@@ -122,6 +127,7 @@ impl Driver {
         let driver = Self {
             place: VmPlace::of(daemon.dirs(), &record.id),
             daemon: Arc::clone(daemon),
+            told: record.state,
             busy: machine.is_some().then(|| daemon.activity().begin()),
             record,
             machine,
@@ -153,13 +159,14 @@ impl Driver {
                 Command::Start(waiter) => {
                     return Phase::Boot(Starters {
                         waiters: vec![waiter],
-                        is_wanted_anyway: false,
+                        ..Starters::default()
                     });
                 }
                 Command::Restart { waiter, .. } => {
                     return Phase::Boot(Starters {
                         waiters: vec![waiter],
                         is_wanted_anyway: true,
+                        restart: None,
                     });
                 }
                 Command::Change { change, waiter } => self.change(&change, waiter).await,
@@ -232,6 +239,7 @@ impl Driver {
         let (old, new) = (&before.name, &self.record.plan.name);
         if old != new {
             tracing::info!(vm = %self.record.id, %old, %new, "renamed");
+            self.tell(EventKind::Renamed, Some((old.as_str(), "")));
             if self.place.host_key().exists()
                 && let Err(error) = ssh::write_known_hosts(&self.daemon).await
             {
@@ -353,6 +361,7 @@ impl Driver {
         match erased {
             Ok(()) => {
                 self.truth.send_modify(|now| now.is_removed = true);
+                self.tell(EventKind::Removed, None);
                 answer_some(waiter, Ok(()));
                 tracing::info!(vm = %self.record.id, "removed");
                 Phase::Done
@@ -396,6 +405,30 @@ impl Driver {
             machine: self.machine.clone(),
             is_removed: false,
         });
+        if self.told != self.record.state {
+            self.told = self.record.state;
+            self.tell_state();
+        }
+    }
+
+    /// Tells the world of the state.
+    fn tell_state(&self) {
+        let event = match self.record.state {
+            VmState::Starting => EventKind::Started,
+            VmState::Running => EventKind::Running,
+            VmState::Stopping => EventKind::Stopping,
+            VmState::Stopped => EventKind::Stopped,
+            VmState::Crashed => EventKind::Crashed,
+            VmState::Created | VmState::Removing => return,
+        };
+        let exit = self.record.exit.as_ref();
+        let why = exit.map(|exit| (exit.reason.as_str(), exit.detail.as_str()));
+        self.tell(event, why);
+    }
+
+    /// Tells the world that something happened to the VM.
+    pub(super) fn tell(&self, event: EventKind, why: Option<(&str, &str)>) {
+        self.daemon.events().tell(event, &self.record, why);
     }
 
     /// Keeps the daemon alive until the VM is idle.

@@ -150,3 +150,33 @@ pub(crate) fn now_unix_ms() -> u64 {
         .unwrap_or_default();
     u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
 }
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::vm::plan::{HostFacts, RESERVE, draft};
+    use banger_api::{Config, NetworkMode, VmSpec};
+    use banger_names::Digest;
+
+    /// A VM of this name.
+    pub(crate) fn record(name: &str) -> VmRecord {
+        let spec = VmSpec {
+            name: Some(name.parse().unwrap()),
+            ..VmSpec::default()
+        };
+        let facts = HostFacts {
+            memory: ByteSize::gib(4),
+            disk_free: ByteSize::gib(4),
+            reserve: RESERVE,
+            has_helper: false,
+            network: NetworkMode::User,
+        };
+        let id = VmId::from_bits(7);
+        let digest = Digest::from_sha256([7; 32]);
+        let plan = draft(&spec, &Config::default(), &facts, false)
+            .unwrap()
+            .resolve(&id, digest.clone(), "k".parse().unwrap(), digest)
+            .unwrap();
+        VmRecord::new(id, plan)
+    }
+}

@@ -121,6 +121,7 @@ impl Driver {
                 Some(Command::Restart { waiter, .. }) => {
                     let starters = stopping.then_boot.get_or_insert_default();
                     starters.is_wanted_anyway = true;
+                    starters.restart = Some("asked");
                     starters.waiters.push(waiter);
                 }
                 Some(Command::Change { change, waiter }) => self.change(&change, waiter).await,

@@ -2,7 +2,7 @@
 
 use crate::env::{TestEnv, problem};
 use crate::fake_engine::Fault;
-use banger_api::{ProblemCode, RenameVm, SetVm, StartVm, Step, StopVm, VmState, VmView};
+use banger_api::{EventLine, ProblemCode, RenameVm, SetVm, StartVm, Step, StopVm, VmState, VmView};
 use banger_names::ByteSize;
 use hyper::Method;
 use std::collections::BTreeMap;
@@ -182,4 +182,74 @@ async fn a_start_that_takes_longer_than_asked_is_undone() {
     let stopped = "/v1/vms/dev/wait?until=stopped&timeout_ms=60000";
     assert_eq!(env.get(stopped).await.unwrap().state, VmState::Stopped);
     assert_eq!(env.engine.living(), Vec::<i32>::new());
+}
+
+#[tokio::test]
+async fn events_tell_a_life_in_order_and_outlive_the_daemon() {
+    let mut env = TestEnv::start().await;
+    env.create("dev", true).await.unwrap();
+    env.rename("dev", "box").await.unwrap();
+    env.restart("box").await.unwrap();
+    let pid = env.get("/v1/vms/box").await.unwrap().pid.unwrap();
+    env.lose();
+    env.open().await;
+    let pid = rustix::process::Pid::from_raw(pid.cast_signed()).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+    let crashed = "/v1/vms/box/wait?until=crashed&timeout_ms=60000";
+    env.get(crashed).await.unwrap();
+    env.delete("/v1/vms/box").await.unwrap();
+    let mut seen = Vec::new();
+    let see = |line: EventLine| {
+        seen.push(line);
+        Ok(())
+    };
+    env.client.get_lines("/v1/events", see).await.unwrap();
+    let told: Vec<_> = seen
+        .iter()
+        .map(|line| match line {
+            EventLine::Event(event) => format!("{} {}", event.event.as_str(), event.name),
+            missed => panic!("{missed:?}"),
+        })
+        .collect();
+    let expected = [
+        "created dev",
+        "started dev",
+        "running dev",
+        "renamed box",
+        "stopping box",
+        "stopped box",
+        "started box",
+        "running box",
+        "restarted box",
+        "crashed box",
+        "removed box",
+    ];
+    assert_eq!(told, expected);
+}
+
+#[tokio::test]
+async fn who_follows_events_hears_the_next_ones_until_the_daemon_ends() {
+    let mut env = TestEnv::start().await;
+    env.create("before", false).await.unwrap();
+    let (heard, mut hears) = tokio::sync::mpsc::unbounded_channel();
+    let client = env.client.clone();
+    let following = tokio::spawn(async move {
+        let see = |line: EventLine| {
+            heard.send(line).unwrap();
+            Ok(())
+        };
+        client.get_lines("/v1/events?follow=true", see).await
+    });
+    // Followed from now on, whenever that is: each tells of one VM more until one was heard.
+    let first = loop {
+        let name = format!("vm{}", env.rows());
+        env.create(&name, false).await.unwrap();
+        let wait = std::time::Duration::from_millis(200);
+        if let Ok(Some(line)) = tokio::time::timeout(wait, hears.recv()).await {
+            break line;
+        }
+    };
+    assert!(matches!(first, EventLine::Event(event) if event.name.as_str() != "before"));
+    env.close().await;
+    following.await.unwrap().unwrap();
 }

@@ -19,7 +19,7 @@ pub(crate) mod start;
 pub(crate) mod stop;
 pub(crate) mod wait;
 
-use super::cp;
+use super::{cp, events};
 use crate::app::{App, segment};
 use crate::error::{CliError, Kind};
 use crate::time::age;
@@ -51,6 +51,7 @@ pub(crate) enum Command {
     Inspect(inspect::Args),
     Wait(wait::Args),
     Logs(logs::Args),
+    Events(events::Args),
     Exec(exec::Args),
     Cp(cp::Args),
     Ssh(ssh::Args),
@@ -75,6 +76,7 @@ impl Command {
             Self::Inspect(args) => args.run(app).await,
             Self::Wait(args) => args.run(app).await,
             Self::Logs(args) => args.run(app).await,
+            Self::Events(args) => args.run(app).await,
             Self::Cp(args) => args.run(app).await,
         }?;
         Ok(0)
