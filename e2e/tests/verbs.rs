@@ -1,5 +1,6 @@
 //! Everyday verbs on VMs that are kept.
 
+use e2e::terminal::Terminal;
 use e2e::{TestEnv, eventually};
 use serde_json::Value;
 use std::process::Command;
@@ -144,4 +145,47 @@ fn events_tell_what_became_of_vms() {
             && of("run-").starts_with(&["created", "started", "running"].map(str::to_owned))
             && of("run-").ends_with(&["removed".to_owned()])
     });
+}
+
+#[test]
+fn stats_and_top_show_who_is_busy_and_give_the_terminal_back() {
+    let env = TestEnv::new();
+    env.vm("busy");
+    env.vm("lazy");
+    env.sh("busy", "(while :; do :; done) > /dev/null 2>&1 & exit");
+    let shown = env.json(&["vm", "stats", "--no-stream", "busy", "lazy"]);
+    let busy = shown[0]["cpu_percent"].as_f64().unwrap();
+    let lazy = shown[1]["cpu_percent"].as_f64().unwrap();
+    assert!(busy > 10.0 && busy > lazy, "{shown}");
+    assert!(
+        shown[0]["memory_used"].as_u64().unwrap() > 1 << 20,
+        "{shown}"
+    );
+    assert!(shown[0]["disk_used"].as_u64().unwrap() > 0, "{shown}");
+    let table = env.ok(&["vm", "stats", "--no-stream"]);
+    assert!(
+        table.starts_with("NAME") && table.lines().count() == 3,
+        "{table}"
+    );
+
+    env.fails(2, &["vm", "top"]);
+    let start = || Terminal::start(&env.banger(&["vm", "top", "--sort", "name"]), 120, 20);
+    let mut top = start();
+    let first = top.expect("sort: c cpu");
+    assert!(first.contains("\u{1b}[?1049h"), "{first:?}");
+    assert!(first.find("busy") < first.find("lazy"), "{first:?}");
+    top.send("r");
+    let turned = top.expect("sort: c cpu");
+    assert!(turned.find("lazy") < turned.find("busy"), "{turned:?}");
+    top.resize(40, 6);
+    top.send("q");
+    let (code, last) = top.end();
+    assert_eq!(
+        (code, last.contains("\u{1b}[?25h\u{1b}[?1049l")),
+        (0, true),
+        "{last:?}"
+    );
+
+    env.ok(&["vm", "stop", "lazy"]);
+    env.fails(4, &["vm", "stats", "--no-stream", "lazy"]);
 }

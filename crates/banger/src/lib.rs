@@ -24,6 +24,7 @@ mod ssh;
 pub mod system;
 mod time;
 mod ui;
+mod usage;
 mod workspace;
 
 use clap::Parser;

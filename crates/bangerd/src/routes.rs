@@ -1,7 +1,7 @@
 //! The one table of what can be asked: the router and the OpenAPI document are both made from it.
 
 use crate::daemon::Daemon;
-use crate::handlers::{events, images, kernels, logs, run, streams, system, vms, wait};
+use crate::handlers::{events, images, kernels, logs, run, stats, streams, system, vms, wait};
 use crate::problem::Refusal;
 use axum::extract::{Request, State};
 use axum::http::{Method, Uri};
@@ -43,6 +43,8 @@ table! {
     get "/v1/config" => system::config;
     get "/v1/openapi.json" => system::openapi;
     post "/v1/tidy" => system::tidy;
+    get "/v1/stats" => stats::all;
+    get "/v1/vms/{vm}/stats" => stats::one;
     get "/v1/events" => events::events;
     post "/v1/run" => run::run;
     get "/v1/vms" => vms::list;

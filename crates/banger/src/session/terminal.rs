@@ -1,6 +1,7 @@
 //! The user's terminal: raw while a command in a guest has it, as it was on every way out.
 
 use crate::error::CliError;
+use crate::ui::screen;
 use banger_guest::request::{Resize, Terminal};
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcgetwinsize, tcsetattr};
 use std::io::{IsTerminal, stdin, stdout};
@@ -15,12 +16,12 @@ fn before() -> MutexGuard<'static, Option<Termios>> {
 
 /// Raw mode; ends when this is dropped.
 #[derive(Debug)]
-pub(super) struct RawMode(());
+pub(crate) struct RawMode(());
 
 impl RawMode {
     /// Makes the terminal on standard input raw: keys go to the guest as they are pressed.
     /// `None` where standard input is no terminal (`-t` asked for one in the guest all the same).
-    pub(super) fn enter() -> Result<Option<Self>, CliError> {
+    pub(crate) fn enter() -> Result<Option<Self>, CliError> {
         if !stdin().is_terminal() {
             return Ok(None);
         }
@@ -45,6 +46,7 @@ impl Drop for RawMode {
 
 /// Puts the terminal back as it was. Does nothing if it is.
 pub(crate) fn restore() {
+    screen::leave();
     if let Some(original) = before().take() {
         // There is nothing left to do for a terminal that is gone.
         let _ = tcsetattr(stdin(), OptionalActions::Now, &original);
@@ -66,7 +68,7 @@ pub(crate) fn is_interactive() -> bool {
 }
 
 /// The terminal's size; 80 by 24 where it does not say.
-pub(super) fn size() -> Resize {
+pub(crate) fn size() -> Resize {
     let known = [tcgetwinsize(stdout()), tcgetwinsize(stdin())]
         .into_iter()
         .flatten()

@@ -10,6 +10,7 @@ mod details;
 pub(crate) mod progress;
 mod prompt;
 pub(crate) mod sanitize;
+pub(crate) mod screen;
 pub(crate) mod table;
 pub(crate) mod template;
 

@@ -7,6 +7,7 @@ pub(crate) mod images;
 pub(crate) mod kernels;
 pub(crate) mod logs;
 pub(crate) mod run;
+pub(crate) mod stats;
 pub(crate) mod steps;
 pub(crate) mod streams;
 pub(crate) mod system;

@@ -36,5 +36,6 @@ pub(crate) mod plan;
 pub(crate) mod record;
 pub(crate) mod registry;
 pub(crate) mod snapshot;
+pub(crate) mod stats;
 mod stop;
 pub(crate) mod view;

@@ -16,7 +16,9 @@ pub(crate) mod set;
 pub(crate) mod spec_args;
 pub(crate) mod ssh;
 pub(crate) mod start;
+pub(crate) mod stats;
 pub(crate) mod stop;
+pub(crate) mod top;
 pub(crate) mod wait;
 
 use super::{cp, events};
@@ -52,6 +54,8 @@ pub(crate) enum Command {
     Wait(wait::Args),
     Logs(logs::Args),
     Events(events::Args),
+    Stats(stats::Args),
+    Top(top::Args),
     Exec(exec::Args),
     Cp(cp::Args),
     Ssh(ssh::Args),
@@ -77,6 +81,8 @@ impl Command {
             Self::Wait(args) => args.run(app).await,
             Self::Logs(args) => args.run(app).await,
             Self::Events(args) => args.run(app).await,
+            Self::Stats(args) => args.run(app).await,
+            Self::Top(args) => args.run(app).await,
             Self::Cp(args) => args.run(app).await,
         }?;
         Ok(0)

@@ -1,0 +1,127 @@
+//! What a VM's VMM uses, as the kernel counts it. Reads only; what cannot be read is unknown.
+
+use super::handle::VmHandle;
+use super::place::VmPlace;
+use crate::files::read_small;
+use banger_api::{Dirs, NetworkMode, StatsView};
+use banger_names::{ByteSize, VmId};
+use std::path::Path;
+
+/// The largest of the kernel's files that are read, in bytes.
+const MAX_FILE: u64 = 16 * 1024;
+
+/// What the VM uses; `None` if it does not run. Blocks.
+pub(crate) fn read(dirs: &Dirs, vm: &VmHandle) -> Option<StatsView> {
+    let record = vm.now().record;
+    let pid = record.process.as_ref()?.pid;
+    let proc = |name: &str| read_proc(&format!("/proc/{pid}/{name}"));
+    let io = proc("io")
+        .and_then(|text| Some((field(&text, "read_bytes:")?, field(&text, "write_bytes:")?)));
+    let io = io.or_else(|| cgroup_io(&record.id, &proc("cgroup")?));
+    let tap = record
+        .last_start()
+        .filter(|_| record.plan.network == NetworkMode::Nat);
+    let net = |counter: &str| {
+        let tap = tap.as_ref()?.tap();
+        let text = read_proc(&format!("/sys/class/net/{tap}/statistics/{counter}"))?;
+        text.trim().parse().ok()
+    };
+    Some(StatsView {
+        id: record.id.clone(),
+        name: record.plan.name.clone(),
+        at_ns: now_ns(),
+        cpus: record
+            .given
+            .as_ref()
+            .map_or(record.plan.cpus, |given| given.cpus),
+        cpu_ns: proc("stat")
+            .and_then(|text| cpu_ns(&text, rustix::param::clock_ticks_per_second())),
+        memory: record
+            .given
+            .as_ref()
+            .map_or(record.plan.memory, |given| given.memory),
+        memory_used: proc("status").and_then(|text| memory(&text)),
+        disk: record.plan.disk,
+        disk_used: VmPlace::of(dirs, &record.id).disk_used(),
+        disk_read: io.map(|(read, _)| read),
+        disk_written: io.map(|(_, written)| written),
+        // What the host's end of the wire sends, the guest receives.
+        net_received: net("tx_bytes"),
+        net_sent: net("rx_bytes"),
+    })
+}
+
+fn read_proc(path: &str) -> Option<String> {
+    read_small(Path::new(path), MAX_FILE).ok()
+}
+
+fn now_ns() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    let part = |number: i64| u64::try_from(number).unwrap_or(0);
+    part(now.tv_sec) * 1_000_000_000 + part(now.tv_nsec)
+}
+
+/// The CPU time of a line of `/proc/PID/stat`: user and system, in ticks. The program's name may
+/// have anything in it, parentheses too.
+fn cpu_ns(stat: &str, ticks_per_second: u64) -> Option<u64> {
+    let (_, fields) = stat.rsplit_once(')')?;
+    let mut fields = fields.split_ascii_whitespace().skip(11);
+    let user: u64 = fields.next()?.parse().ok()?;
+    let system: u64 = fields.next()?.parse().ok()?;
+    let tick_ns = 1_000_000_000_u64.checked_div(ticks_per_second)?;
+    user.checked_add(system)?.checked_mul(tick_ns)
+}
+
+/// The memory that `/proc/PID/status` tells of, huge pages included.
+fn memory(status: &str) -> Option<ByteSize> {
+    let kib = field(status, "VmRSS:")? + field(status, "HugetlbPages:").unwrap_or(0);
+    Some(ByteSize(kib.checked_mul(1024)?))
+}
+
+/// The number after `name` in a file of such lines.
+fn field(text: &str, name: &str) -> Option<u64> {
+    let line = text.lines().find_map(|line| line.strip_prefix(name))?;
+    line.split_ascii_whitespace().next()?.parse().ok()
+}
+
+/// What the VMM's control group read and wrote, for a VMM of another user; only of a group that is
+/// the VM's own.
+fn cgroup_io(id: &VmId, cgroup: &str) -> Option<(u64, u64)> {
+    let path = cgroup.lines().find_map(|line| line.strip_prefix("0::"))?;
+    if !path.contains(id.as_str().trim_start_matches("vm-")) || path.contains("..") {
+        return None;
+    }
+    let text = read_proc(&format!("/sys/fs/cgroup{path}/io.stat"))?;
+    Some(sum_io(&text))
+}
+
+fn sum_io(text: &str) -> (u64, u64) {
+    let sum = |name: &str| {
+        text.split_ascii_whitespace()
+            .filter_map(|word| word.strip_prefix(name)?.parse::<u64>().ok())
+            .fold(0_u64, u64::saturating_add)
+    };
+    (sum("rbytes="), sum("wbytes="))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_kernels_files_are_read_as_it_writes_them() {
+        let stat = "7 (evil) R (x) S 1 7 7 0 -1 4194304 100 0 0 0 250 50 0 0 20 0 3 0 900 1 2";
+        assert_eq!(cpu_ns(stat, 100), Some(3_000_000_000));
+        assert_eq!(cpu_ns("7 no", 100), None);
+        assert_eq!(cpu_ns(stat, 0), None);
+        let status = "Name:\tx\nVmRSS:\t    2048 kB\nHugetlbPages:\t    1024 kB\n";
+        assert_eq!(memory(status), Some(ByteSize::mib(3)));
+        assert_eq!(memory("Name:\tx\n"), None);
+        let io = "253:0 rbytes=100 wbytes=5 rios=1\n8:0 rbytes=11 wbytes=6 dbytes=0\n";
+        assert_eq!(sum_io(io), (111, 11));
+        assert_eq!(
+            field("rchar: 5\nread_bytes: 4096\n", "read_bytes:"),
+            Some(4096)
+        );
+    }
+}
