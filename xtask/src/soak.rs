@@ -190,6 +190,7 @@ async fn cycle_of(client: &Client, name: &str) -> Result<Vec<Duration>> {
             ..VmSpec::default()
         },
         start: false,
+        timeout_ms: None,
     };
     let path = format!("/v1/vms/{name}");
     let mut times = Vec::new();

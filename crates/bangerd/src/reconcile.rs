@@ -329,7 +329,7 @@ pub(crate) async fn tidy(daemon: &Arc<Daemon>) -> (Vec<String>, Vec<String>) {
                     .iter()
                     .filter(|entry| !known.contains(&entry.vm.id))
                 {
-                    match helper.release(&entry.vm).await {
+                    match helper.release(&entry.vm, entry.has_snapshot).await {
                         Ok(()) => removed.push(format!("what the helper made for {}", entry.vm)),
                         Err(error) => left.push(network::told(&error.refusal())),
                     }

@@ -154,7 +154,7 @@ pub(crate) fn now_unix_ms() -> u64 {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use crate::vm::plan::{HostFacts, RESERVE, draft};
+    use crate::vm::plan::{HostFacts, ImageFacts, RESERVE, draft};
     use banger_api::{Config, NetworkMode, VmSpec};
     use banger_names::Digest;
 
@@ -173,9 +173,13 @@ pub(crate) mod tests {
         };
         let id = VmId::from_bits(7);
         let digest = Digest::from_sha256([7; 32]);
+        let image = ImageFacts {
+            digest: digest.clone(),
+            size: ByteSize::gib(1),
+        };
         let plan = draft(&spec, &Config::default(), &facts, false)
             .unwrap()
-            .resolve(&id, digest.clone(), "k".parse().unwrap(), digest)
+            .resolve(&id, image, "k".parse().unwrap(), digest)
             .unwrap();
         VmRecord::new(id, plan)
     }
