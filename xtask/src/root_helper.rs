@@ -55,12 +55,18 @@ impl Tests {
             [] => &["--skip", "chaos::", "--skip", "net_c1_"],
             _ => &[],
         };
-        let vmm = self.run(lab, &self.vmm, &["--ignored"], &[long, filter].concat())?;
-        let net = self.run(lab, &self.net, &[], &[long, filter].concat())?;
+        let arguments = [long, filter].concat();
+        let vmm = self.run(
+            lab,
+            &self.vmm,
+            &[&["--ignored"], &*arguments].concat(),
+            "few",
+        )?;
+        let net = self.run(lab, &self.net, &arguments, "few")?;
         Ok([vmm, net])
     }
 
-    fn run(&self, lab: &Lab, test: &Path, first: &[&str], arguments: &[&str]) -> Result<i32> {
+    fn run(&self, lab: &Lab, test: &Path, arguments: &[&str], faults: &str) -> Result<i32> {
         let name = |path: &Path| {
             let name = path.file_name().and_then(|name| name.to_str());
             name.map(|name| format!("{}/{name}", smoke::HOME))
@@ -77,8 +83,8 @@ impl Tests {
         let points = std::env::var("BANGER_CHAOS_POINTS").unwrap_or_default();
         let points = format!("BANGER_CHAOS_POINTS={points}");
         argv.extend((points.len() > "BANGER_CHAOS_POINTS=".len()).then_some(points.as_str()));
-        argv.extend([test.as_str(), "--test-threads=1"]);
-        argv.extend(first);
+        let faults = format!("BANGER_FAULTS={faults}");
+        argv.extend([faults.as_str(), test.as_str(), "--test-threads=1"]);
         argv.extend(arguments);
         smoke::run_in(lab, &argv, LIMIT)
     }
@@ -101,13 +107,9 @@ pub(crate) fn chaos() -> Result<()> {
         std::slice::from_ref(&tests.helper),
         &format!("{}/dist", smoke::HOME),
     )?;
-    let vmm = tests.run(
-        &lab,
-        &tests.vmm,
-        &["--ignored"],
-        &["--nocapture", "chaos::"],
-    )?;
-    let net = tests.run(&lab, &tests.net, &[], &["--nocapture", "faults::"])?;
+    let long = ["--nocapture", "--ignored", "chaos::"];
+    let vmm = tests.run(&lab, &tests.vmm, &long, "some")?;
+    let net = tests.run(&lab, &tests.net, &["--nocapture", "faults::"], "some")?;
     lab.down()?;
     if (vmm, net) != (0, 0) {
         bail!("chaos: failed (exit codes {vmm}, {net})");

@@ -6,7 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock};
 use std::time::Duration;
 
 use banger_names::{BridgeName, Subnet, VmId, VmRef};
@@ -23,6 +23,8 @@ pub(crate) struct Host {
     holder: Child,
     helper: Option<Child>,
     is_machine: bool,
+    /// The state, if nothing was done since it was looked at.
+    known: Mutex<Option<State>>,
 }
 
 impl Host {
@@ -61,6 +63,7 @@ impl Host {
             holder,
             helper: None,
             is_machine: false,
+            known: Mutex::new(None),
         }
     }
 
@@ -87,6 +90,7 @@ impl Host {
 
     /// Runs a command for this host's network and gives what it says.
     pub(crate) fn run(&self, line: &str) -> String {
+        self.known.lock().unwrap().take();
         let words: Vec<&str> = line.split_whitespace().collect();
         let output = self.command(&words).output().unwrap();
         let said = String::from_utf8_lossy(&output.stdout).into_owned();
@@ -189,6 +193,7 @@ impl Host {
 
     /// Asks for what must be done.
     pub(crate) fn done(&self, request: &Request) -> Reply {
+        self.known.lock().unwrap().take();
         let reply = self.call(request);
         reply.unwrap_or_else(|error| panic!("{request:?}: {error}\n{}", self.log()))
     }
@@ -220,6 +225,15 @@ impl Host {
             String::from_utf8_lossy(&said).into_owned(),
             output.status.success(),
         )
+    }
+
+    /// Asserts that `work`, of which the helper refuses everything, changes nothing.
+    pub(crate) fn stays_through(&self, work: impl FnOnce(), when: &str) {
+        let before = self.known.lock().unwrap().take();
+        let before = before.unwrap_or_else(|| self.state());
+        work();
+        self.state().assert_is(&before, when);
+        *self.known.lock().unwrap() = Some(before);
     }
 
     /// All that the helper could have changed: links, addresses, routes, neighbours, rules and

@@ -6,11 +6,12 @@ use banger_priv::{RefusalKind, Request, ResolverRouting};
 
 /// Asks for what must be refused as `kind`, with a word of why, and changes nothing.
 fn refused(host: &Host, request: &Request, kind: RefusalKind, word: &str) {
-    let before = host.state();
-    let refusal = host.refusal(request);
-    assert_eq!(refusal.kind, kind, "{request:?}: {refusal}");
-    assert!(refusal.message.contains(word), "{word}: {refusal}");
-    host.state().assert_is(&before, &format!("{request:?}"));
+    let ask = || {
+        let refusal = host.refusal(request);
+        assert_eq!(refusal.kind, kind, "{request:?}: {refusal}");
+        assert!(refusal.message.contains(word), "{word}: {refusal}");
+    };
+    host.stays_through(ask, &format!("{request:?}"));
 }
 
 #[test]

@@ -297,6 +297,10 @@ impl Bench {
                     .map(|path| format!("{path:?}")),
             );
         }
+        for file in fs::read_dir(self.path("run/ledger")).into_iter().flatten() {
+            let text = fs::read_to_string(file.unwrap().path()).unwrap();
+            seen.insert(format!("ledger {text}"));
+        }
         for file in fs::read_dir(self.path("files")).unwrap() {
             let file = file.unwrap();
             let group = file.metadata().unwrap().gid();
@@ -326,10 +330,9 @@ impl Bench {
         std::mem::replace(&mut self.before, now)
     }
 
-    /// Asserts that the host is as it was when `before` was taken for clean.
-    pub(crate) fn is_again(&mut self, before: BTreeSet<String>) {
-        self.before = before;
-        self.is_clean();
+    /// Takes this for clean.
+    pub(crate) fn take_for_clean(&mut self, clean: BTreeSet<String>) {
+        self.before = clean;
     }
 
     /// What is left and what is missing. Threads of the kernel's take deferred devices and their

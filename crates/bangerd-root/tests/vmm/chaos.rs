@@ -1,5 +1,6 @@
-//! The helper killed at sampled system calls of its verbs, beside a VM that must not notice: the next
-//! helper and one `priv.reclaim` leave nothing of what was begun.
+//! The helper killed at sampled system calls of its verbs, and the kernel refusing sampled ones,
+//! beside a VM that must not notice. Killed: the next helper and one `priv.reclaim` leave nothing of
+//! what was begun. Refused: host and ledger are as before, or what is left the next request takes.
 //!
 //! `BANGER_CHAOS_POINTS` says at how many calls of each verb. Long: run by `cargo xtask chaos`.
 
@@ -10,7 +11,10 @@ use std::process::Command;
 use std::time::Instant;
 
 use banger_names::{BridgeName, Subnet, VmRef};
-use banger_priv::{CreateSnapshot, CreateTap, EnsureBridge, Reclaim, Reply, Request};
+use banger_priv::{
+    Answer, CreateSnapshot, CreateTap, EnsureBridge, OpenSnapshot, Reclaim, Refusal, Reply,
+    Request, SendSignal, Signal,
+};
 use rustix::fs::OFlags;
 
 use crate::bench::{Bench, LIMIT, vm, wait_traced};
@@ -28,15 +32,26 @@ enum Verb {
     KillProcess,
     CleanupJailerChroot,
     Reclaim,
+    RemoveTap,
+    ClearNat,
+    RemoveDmSnapshot,
+    CleanupDmSnapshot,
+    OpenSnapshot,
+    EnsureSocketAccess,
+    SignalProcess,
 }
 
 use Verb::{
-    CleanupJailerChroot, CreateDmSnapshot, CreateTap as Tap, EnsureNat, KillProcess,
-    LaunchFirecracker, Reclaim as Sweep,
+    CleanupDmSnapshot, CleanupJailerChroot, ClearNat, CreateDmSnapshot, CreateTap as Tap,
+    EnsureNat, EnsureSocketAccess, KillProcess, LaunchFirecracker, OpenSnapshot as Open,
+    Reclaim as Sweep, RemoveDmSnapshot, RemoveTap, SignalProcess,
 };
 
-/// Each verb, and what has to be done before it.
-const VERBS: [(Verb, &[Verb]); 7] = [
+/// A verb, and what has to be done before it.
+type Case = (Verb, &'static [Verb]);
+
+/// Verbs that make or remove.
+const VERBS: [Case; 7] = [
     (Tap, &[]),
     (EnsureNat, &[Tap]),
     (CreateDmSnapshot, &[]),
@@ -47,6 +62,34 @@ const VERBS: [(Verb, &[Verb]); 7] = [
         &[CreateDmSnapshot, LaunchFirecracker, KillProcess],
     ),
     (Sweep, WHOLE),
+];
+/// The rest of those that are about one VM.
+const OTHERS: [Case; 7] = [
+    (RemoveTap, &[Tap, EnsureNat]),
+    (ClearNat, &[Tap, EnsureNat]),
+    (RemoveDmSnapshot, &[CreateDmSnapshot]),
+    (CleanupDmSnapshot, &[CreateDmSnapshot]),
+    (Open, &[CreateDmSnapshot]),
+    (EnsureSocketAccess, &[CreateDmSnapshot, LaunchFirecracker]),
+    (SignalProcess, &[CreateDmSnapshot, LaunchFirecracker]),
+];
+/// What the kernel is not made to refuse: calls that cannot fail, or whose failure ends any program;
+/// and those of the connection itself, which then ends.
+const SPARED: [&str; 14] = [
+    "mmap",
+    "munmap",
+    "mprotect",
+    "brk",
+    "madvise",
+    "futex",
+    "close",
+    "poll",
+    "restart_syscall",
+    "recvmsg",
+    "sendmsg",
+    "rt_sigprocmask",
+    "sigaltstack",
+    "gettid",
 ];
 /// All that a VM can have.
 const WHOLE: &[Verb] = &[Tap, EnsureNat, CreateDmSnapshot, LaunchFirecracker];
@@ -93,6 +136,22 @@ impl Files {
             KillProcess => (Request::KillProcess(vm), Vec::new()),
             CleanupJailerChroot => (Request::CleanupJailerChroot(vm), Vec::new()),
             Sweep => (sweep(), Vec::new()),
+            RemoveTap => (Request::RemoveTap(vm), Vec::new()),
+            ClearNat => (Request::ClearNat(vm), Vec::new()),
+            RemoveDmSnapshot => (Request::RemoveDmSnapshot(vm), Vec::new()),
+            CleanupDmSnapshot => (Request::CleanupDmSnapshot(vm), Vec::new()),
+            Open => {
+                let asked = OpenSnapshot { vm, write: true };
+                (Request::OpenSnapshot(asked), Vec::new())
+            }
+            EnsureSocketAccess => (Request::EnsureSocketAccess(vm), Vec::new()),
+            SignalProcess => {
+                let signal = Signal::Usr1;
+                (
+                    Request::SignalProcess(SendSignal { vm, signal }),
+                    Vec::new(),
+                )
+            }
         }
     }
 }
@@ -108,7 +167,7 @@ fn sweep() -> Request {
 struct Row {
     points: usize,
     calls: usize,
-    killed: usize,
+    struck: usize,
     lost: usize,
     leaked: usize,
 }
@@ -116,33 +175,59 @@ struct Row {
 /// The so manieth call of this name.
 type Call = (String, usize);
 
-/// Has the helper killed at this system call of `verb`, or once it answered. Gives the calls that
-/// were seen, and whether the kill came first.
-fn strike(bench: &mut Bench, verb: Verb, before: &[Verb], at: Option<&Call>) -> (Vec<Call>, bool) {
-    let files = Files::new(bench, &vm(1));
-    for earlier in before {
-        let (request, fds) = files.request(*earlier);
-        bench.ask(&request, &fds).unwrap();
-    }
+/// What is done to a call.
+#[derive(Debug, Clone, Copy)]
+enum Fault {
+    Killed,
+    Refused,
+}
+
+/// What came of a request.
+struct Struck {
+    /// The calls that were seen.
+    calls: Vec<Call>,
+    /// `None` if there was no answer.
+    answer: Option<Result<Reply, Refusal>>,
+}
+
+/// Prepares for `verb`, and asks for it with a fault at this system call.
+fn strike(bench: &Bench, files: &Files, verb: Verb, fault: Fault, at: Option<&Call>) -> Struck {
     let log = bench.path("strace");
     let (channel, thread) = bench.connect_alone();
     let mut strace = Command::new("strace");
     strace.args(["-qq", "-e", "signal=none", "-p", &thread.to_string(), "-o"]);
     strace.arg(&log);
     if let Some((name, count)) = at {
-        strace.args(["-e", &format!("inject={name}:signal=KILL:when={count}")]);
+        let what = match fault {
+            Fault::Killed => "signal=KILL",
+            Fault::Refused => "error=ENOMEM",
+        };
+        strace.args(["-e", &format!("inject={name}:{what}:when={count}")]);
     }
     let mut strace = strace.spawn().unwrap();
     wait_traced(thread, strace.id());
     let (request, fds) = files.request(verb);
     Bench::send_over(&channel, &request, &fds);
-    let answered = matches!(channel.receive(Some(LIMIT), LIMIT), Ok(Some(_)));
+    let frame = channel.receive(Some(LIMIT), LIMIT).ok().flatten();
     strace.kill().unwrap();
     strace.wait().unwrap();
-    bench.kill_helper();
     let calls = calls(&fs::read_to_string(&log).unwrap());
     fs::remove_file(log).unwrap();
-    (calls, !answered)
+    let answer = frame.map(|frame| match serde_json::from_slice(&frame.body).unwrap() {
+        Answer::Done(reply) => Ok(reply),
+        Answer::Refused(refusal) => Err(refusal),
+    });
+    Struck { calls, answer }
+}
+
+/// The VM's files, once all that has to be done before was.
+fn prepared(bench: &Bench, before: &[Verb]) -> Files {
+    let files = Files::new(bench, &vm(1));
+    for earlier in before {
+        let (request, fds) = files.request(*earlier);
+        bench.ask(&request, &fds).unwrap();
+    }
+    files
 }
 
 /// What strace wrote, but for the call that the thread waited in when it began.
@@ -185,37 +270,102 @@ fn has_ended(pidfd: &OwnedFd) -> bool {
     poll(&mut [PollFd::new(pidfd, PollFlags::IN)], Some(&now)) != Ok(0)
 }
 
-/// Strikes at calls spread evenly over the whole of the verb.
-fn sample(bench: &mut Bench, verb: Verb, before: &[Verb], points: usize, beside: &OwnedFd) -> Row {
+/// Which calls to strike at: spread evenly over the whole of the verb.
+fn spread(whole: &[Call], points: usize) -> impl Iterator<Item = Call> {
+    let last = whole.len().max(1) - 1;
+    let at = move |point| {
+        whole
+            .get(point * last / points.max(2).saturating_sub(1))
+            .cloned()
+    };
+    (0..points).filter_map(at)
+}
+
+fn kill_at_calls(bench: &mut Bench, (verb, before): Case, points: usize, beside: &OwnedFd) -> Row {
     let mut row = Row::default();
-    let mut whole = Vec::new();
-    for point in 0..=points {
-        // The first time it is left alone, to see its calls.
-        let at = (whole.len() * point.saturating_sub(1)) / points.max(1);
-        let at: Option<Call> = whole.get(at).cloned();
-        let (calls, killed) = strike(bench, verb, before, at.as_ref());
-        if point == 0 {
-            row.calls = calls.len();
-            whole = calls;
-        }
+    let mut strike_at = |at: Option<&Call>| {
+        let files = prepared(bench, before);
+        let struck = strike(bench, &files, verb, Fault::Killed, at);
+        bench.kill_helper();
+        drop(files);
         let (left, lost) = recover(bench, beside);
         if !left.is_empty() || !lost.is_empty() {
             println!("{verb:?}, killed at {at:?}: left {left:#?}, lost {lost:#?}");
             bench.take_as_it_is();
         }
         row.points += 1;
-        row.killed += usize::from(killed);
+        row.struck += usize::from(struck.answer.is_none());
         row.leaked += left.len();
         row.lost += lost.len();
+        struck.calls
+    };
+    // The first time it is left alone, to see its calls.
+    let whole = strike_at(None);
+    for call in spread(&whole, points) {
+        strike_at(Some(&call));
     }
+    row.calls = whole.len();
     row
 }
 
-#[test]
-#[ignore = "needs a lab, and takes long"]
-fn lab_chaos_helper_killed_at_any_call_leaks_nothing() {
-    let points = std::env::var("BANGER_CHAOS_POINTS");
-    let points = points.map_or(POINTS, |text| text.parse().unwrap());
+fn refuse_calls(bench: &mut Bench, (verb, before): Case, points: usize, beside: &OwnedFd) -> Row {
+    let mut row = Row::default();
+    let mut strike_at = |at: Option<&Call>| {
+        let files = prepared(bench, before);
+        let clean = bench.take_as_it_is();
+        let struck = strike(bench, &files, verb, Fault::Refused, at);
+        let mut wrong = match &struck.answer {
+            Some(Err(refusal)) if makes(verb) => {
+                let (left, lost) = bench.settle();
+                let wrong = [left, lost].concat();
+                let why = (!wrong.is_empty()).then(|| format!("as before: {refusal}"));
+                wrong.into_iter().chain(why).collect()
+            }
+            Some(_) => Vec::new(),
+            None => vec!["no answer".to_owned()],
+        };
+        let swept = bench.ask(&sweep(), &[]);
+        drop(files);
+        bench.take_for_clean(clean);
+        let (left, mut lost) = bench.settle();
+        wrong.extend(left);
+        wrong.extend(swept.err().map(|refusal| refusal.message));
+        lost.extend(has_ended(beside).then(|| "the VM beside".to_owned()));
+        if !wrong.is_empty() || !lost.is_empty() {
+            println!("{verb:?}, refused at {at:?}: wrong {wrong:#?}, lost {lost:#?}");
+            bench.take_as_it_is();
+        }
+        row.points += 1;
+        row.struck += usize::from(matches!(struck.answer, Some(Err(_))));
+        row.leaked += wrong.len();
+        row.lost += lost.len();
+        struck.calls
+    };
+    let mut whole = strike_at(None);
+    let count = whole.len();
+    whole.retain(|(name, _)| !SPARED.contains(&name.as_str()));
+    for call in spread(&whole, points) {
+        strike_at(Some(&call));
+    }
+    row.calls = count;
+    row
+}
+
+/// Whether nothing may be left of it when it is refused.
+fn makes(verb: Verb) -> bool {
+    matches!(
+        verb,
+        Tap | EnsureNat | CreateDmSnapshot | LaunchFirecracker | Open
+    )
+}
+
+/// Runs `sample` for each case, beside a VM that has everything; prints what came of it.
+fn beside_a_vm(
+    cases: &[Case],
+    points: usize,
+    sample: impl Fn(&mut Bench, Case, usize, &OwnedFd) -> Row,
+) {
+    let points = std::env::var("BANGER_CHAOS_POINTS").map_or(points, |text| text.parse().unwrap());
     let mut bench = Bench::new();
     bench.sees_rules();
     bench.must(&Request::EnsureBridge(EnsureBridge {
@@ -232,26 +382,37 @@ fn lab_chaos_helper_killed_at_any_call_leaks_nothing() {
     let original = bench.take_as_it_is();
 
     let mut rows = Vec::new();
-    for (verb, before) in VERBS {
+    for case in cases {
         let start = Instant::now();
-        let row = sample(&mut bench, verb, before, points, &vmm);
-        println!("{verb:?}: {:.0} s", start.elapsed().as_secs_f64());
-        rows.push((verb, row));
+        let row = sample(&mut bench, *case, points, &vmm);
+        println!("{:?}: {:.0} s", case.0, start.elapsed().as_secs_f64());
+        rows.push((case.0, row));
     }
-    println!("verb                  calls  points  killed  lost  leaked");
+    println!("verb                  calls  points  struck  lost  leaked");
     for (verb, row) in &rows {
         let verb = format!("{verb:?}");
         println!(
             "{verb:<20}  {:>5}  {:>6}  {:>6}  {:>4}  {:>6}",
-            row.calls, row.points, row.killed, row.lost, row.leaked
+            row.calls, row.points, row.struck, row.lost, row.leaked
         );
     }
     bench.must(&Request::Reclaim(Reclaim { keep: Vec::new() }));
     drop(beside);
     bench.tear_down();
-    bench.is_again(original);
-    assert!(
-        rows.iter()
-            .all(|(_, row)| row.lost + row.leaked == 0 && row.killed > 0)
-    );
+    bench.take_for_clean(original);
+    bench.is_clean();
+    let is_well = |row: &Row| row.lost + row.leaked == 0 && row.struck > 0;
+    assert!(rows.iter().all(|(_, row)| is_well(row)));
+}
+
+#[test]
+#[ignore = "needs a lab, and takes long"]
+fn lab_chaos_helper_killed_at_any_call_leaks_nothing() {
+    beside_a_vm(&VERBS, POINTS, kill_at_calls);
+}
+
+#[test]
+#[ignore = "needs a lab, and takes long"]
+fn lab_chaos_kernel_refusing_any_call_is_undone() {
+    beside_a_vm(&[VERBS, OTHERS].concat(), POINTS, refuse_calls);
 }
