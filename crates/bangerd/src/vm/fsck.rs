@@ -11,11 +11,11 @@ use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Resource, Rlimit, pidfd_open, prlimit};
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::fd::AsFd;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// The program; no search path is trusted. The installed daemon may execute no other place's.
 const PROGRAM: &str = "/usr/sbin/e2fsck";
@@ -183,15 +183,7 @@ fn run(copy: &File, length: u64) -> Result<(i32, Vec<String>), FsckError> {
         rest.map(|_| said)
     });
     let pidfd = pidfd_open(pid, PidfdFlags::empty()).map_err(failed("watch e2fsck"))?;
-    let limit = Timespec {
-        tv_sec: i64::try_from(LIMIT.as_secs()).unwrap_or(i64::MAX),
-        tv_nsec: 0,
-    };
-    let ended = poll(
-        &mut [PollFd::from_borrowed_fd(pidfd.as_fd(), PollFlags::IN)],
-        Some(&limit),
-    );
-    if ended.map_err(failed("wait for e2fsck"))? == 0 {
+    if !ends(&pidfd).map_err(failed("wait for e2fsck"))? {
         return Err(FsckError::TimedOut);
     }
     let status = child.0.wait().map_err(failed("wait for e2fsck"))?;
@@ -204,6 +196,23 @@ fn run(copy: &File, length: u64) -> Result<(i32, Vec<String>), FsckError> {
             status: status.to_string(),
             said,
         }),
+    }
+}
+
+/// Whether a process ends in time.
+fn ends(pidfd: &OwnedFd) -> Result<bool, Errno> {
+    let deadline = Instant::now() + LIMIT;
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let left = Timespec {
+            tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX),
+            tv_nsec: left.subsec_nanos().into(),
+        };
+        match poll(&mut [PollFd::new(pidfd, PollFlags::IN)], Some(&left)) {
+            // The signal of the very end may come to this thread.
+            Err(Errno::INTR) => {}
+            ended => return ended.map(|count| count > 0),
+        }
     }
 }
 

@@ -25,6 +25,30 @@ const ID: &str = "bench";
 pub(super) struct Bare {
     dir: PathBuf,
     machine: Value,
+    kernel: PathBuf,
+    base: PathBuf,
+}
+
+/// Files that are shown at other places until this is dropped: a second name is nothing that the
+/// helper takes.
+struct Shown(Vec<PathBuf>);
+
+impl Drop for Shown {
+    fn drop(&mut self) {
+        for place in &self.0 {
+            // What stays is in the way of the next one, which says so.
+            must(Command::new("umount").arg(place)).ok();
+        }
+    }
+}
+
+impl Shown {
+    fn show(&mut self, from: &Path, place: PathBuf) -> Result<()> {
+        File::create(&place)?;
+        must(Command::new("mount").arg("--bind").arg(from).arg(&place))?;
+        self.0.push(place);
+        Ok(())
+    }
 }
 
 /// A device-mapper snapshot that is removed when dropped.
@@ -35,7 +59,7 @@ struct Snapshot {
 impl Drop for Snapshot {
     fn drop(&mut self) {
         // The next one is refused by name if this does not succeed.
-        must(Command::new("dmsetup").args(["remove", ID])).ok();
+        must(Command::new("dmsetup").args(["remove", "--retry", ID])).ok();
         for device in &self.loops {
             must(Command::new("losetup").args(["-d", device])).ok();
         }
@@ -44,7 +68,12 @@ impl Drop for Snapshot {
 
 impl Bare {
     /// Makes `dir` and the tap that the machine is given in the place of its own.
-    pub(super) fn new(dir: &Path, mut machine: Value) -> Result<Self> {
+    pub(super) fn new(
+        dir: &Path,
+        mut machine: Value,
+        kernel: PathBuf,
+        base: PathBuf,
+    ) -> Result<Self> {
         fs::create_dir_all(dir).with_context(|| format!("make {dir:?}"))?;
         machine["network-interfaces"][0]["host_dev_name"] = json!(TAP);
         for drive in machine["drives"].as_array_mut().context("no drives")? {
@@ -60,6 +89,8 @@ impl Bare {
         Ok(Self {
             dir: dir.to_owned(),
             machine,
+            kernel,
+            base,
         })
     }
 
@@ -72,14 +103,6 @@ impl Bare {
         )?)
     }
 
-    /// Links a file that stays.
-    pub(super) fn link(&self, from: &Path, name: &str) -> Result<()> {
-        let to = self.dir.join(name);
-        must(Command::new("cp").args(["-l", "--"]).arg(from).arg(&to))?;
-        // The store's directory is what keeps others out.
-        Ok(fs::set_permissions(&to, Permissions::from_mode(0o444))?)
-    }
-
     fn is_snapshot(&self) -> bool {
         !self.dir.join("fresh.img").exists()
     }
@@ -88,16 +111,15 @@ impl Bare {
     pub(super) fn firecracker(&self) -> Result<Duration> {
         let dir = self.dir.join("raw");
         fresh(&dir)?;
-        let at = |name: &str| self.dir.join(name);
         let (_snapshot, disk) = self.disk(&dir)?;
         let mut machine = self.machine.clone();
-        machine["boot-source"]["kernel_image_path"] = json!(at("kernel"));
-        machine["boot-source"]["initrd_path"] = json!(at("initrd"));
+        machine["boot-source"]["kernel_image_path"] = json!(self.kernel);
+        machine["boot-source"]["initrd_path"] = json!(self.dir.join("initrd"));
         machine["vsock"]["uds_path"] = json!("vsock.sock");
         if self.is_snapshot() {
             machine["drives"][0]["path_on_host"] = json!(disk);
         } else {
-            machine["drives"][0]["path_on_host"] = json!(at("base"));
+            machine["drives"][0]["path_on_host"] = json!(self.base);
             machine["drives"][1]["path_on_host"] = json!(disk);
         }
         fs::write(dir.join("machine.json"), machine.to_string())?;
@@ -117,11 +139,11 @@ impl Bare {
         fresh(&jails)?;
         let root = jails.join("firecracker").join(ID).join("root");
         fs::create_dir_all(root.join("run"))?;
-        for name in ["kernel", "initrd", "base"] {
-            fs::hard_link(self.dir.join(name), root.join(name))?;
-        }
+        fs::hard_link(self.dir.join("initrd"), root.join("initrd"))?;
+        let mut shown = Shown(Vec::new());
+        shown.show(&self.kernel, root.join("kernel"))?;
         let (_snapshot, disk) = self.disk(&self.dir)?;
-        let mut machine = self.machine.clone();
+        let machine = self.machine.clone();
         if self.is_snapshot() {
             let node = root.join("rootfs");
             must(Command::new("cp").args(["-LR", "--"]).arg(&disk).arg(&node))?;
@@ -129,7 +151,7 @@ impl Bare {
         } else {
             fs::rename(&disk, root.join("disk1"))?;
             chown(root.join("disk1"), Some(JAILED), Some(JAILED))?;
-            machine["drives"][0]["path_on_host"] = json!("/base");
+            shown.show(&self.base, root.join("disk0"))?;
         }
         fs::write(root.join("machine.json"), machine.to_string())?;
         chown(root.join("run"), Some(JAILED), Some(JAILED))?;
@@ -154,13 +176,13 @@ impl Bare {
             copy_sparse(&self.dir.join("fresh.img"), &disk)?;
             return Ok((None, disk));
         }
-        let base = self.dir.join("base");
-        let bytes = fs::metadata(&base)?.len();
+        let base = &self.base;
+        let bytes = fs::metadata(base)?.len();
         let store = self.dir.join("store.cow");
         // Without what an earlier boot wrote.
         File::create(&store)?.set_len(bytes + bytes / 64)?;
         let mut snapshot = Snapshot { loops: Vec::new() };
-        for (path, read_only) in [(&base, true), (&store, false)] {
+        for (path, read_only) in [(base, true), (&store, false)] {
             let mut losetup = Command::new("losetup");
             losetup.args(["--find", "--show"]);
             if read_only {

@@ -92,14 +92,14 @@ fn like_ours(kernel: &str, storage: &str) -> Result<Bare> {
     let state = Path::new("/var/lib/banger/state/vms").join(field("id")?);
     let machine = fs::read(run.join("machine.json")).context("read machine.json")?;
     let machine = serde_json::from_slice(&machine)?;
-    let bare = Bare::new(&base()?.join("bare").join(storage), machine)?;
+    let dir = base()?.join("bare").join(storage);
+    let rootfs = rootfs(field("image_digest")?);
+    let bare = Bare::new(&dir, machine, vmlinux()?, rootfs)?;
     bare.take(&state.join("boot.initrd"), "initrd")?;
     must(&mut banger(&["vm", "stop", VM]))?;
     if storage == "overlay" {
         bare.take(&state.join("disk.img"), "fresh.img")?;
     }
-    bare.link(&rootfs(field("image_digest")?), "base")?;
-    bare.link(&vmlinux()?, "kernel")?;
     must(&mut banger(&["vm", "rm", "--force", VM]))?;
     Ok(bare)
 }
