@@ -189,3 +189,37 @@ fn stats_and_top_show_who_is_busy_and_give_the_terminal_back() {
     env.ok(&["vm", "stop", "lazy"]);
     env.fails(4, &["vm", "stats", "--no-stream", "lazy"]);
 }
+
+#[test]
+fn a_vm_that_fails_comes_back_and_one_whose_time_is_up_goes() {
+    let env = TestEnv::new();
+    env.ok(&["vm", "create", "dev", "--restart", "on-failure", "--start"]);
+    env.sh("dev", "echo kept > /root/file; sync");
+    let before = env.vmm_pid("dev");
+    e2e::send(before, rustix::process::Signal::KILL);
+    eventually("it runs again", || {
+        let view = env.json(&["vm", "inspect", "dev"]);
+        view["state"] == "running" && view["pid"] != before
+    });
+    assert_eq!(env.json(&["vm", "inspect", "dev"])["restarts"], 1);
+    assert_eq!(env.sh("dev", "cat /root/file"), "kept");
+    // A stop is what was wanted, and a guest that powers off did not fail.
+    env.ok(&["vm", "stop", "dev"]);
+    env.ok(&["vm", "start", "dev"]);
+    env.run(&["exec", "dev", "--", "sh", "-c", "kill -TERM 1; sleep 60"]);
+    env.ok(&["vm", "wait", "--timeout", "60s", "dev"]);
+    assert!(env.json(&["vm", "inspect", "dev"])["restarts_unix_ms"].is_null());
+
+    env.ok(&["vm", "start", "dev"]);
+    env.ok(&["vm", "set", "dev", "--ttl", "1s", "--restart", "always"]);
+    env.ok(&["vm", "wait", "--timeout", "120s", "dev"]);
+    let view = env.json(&["vm", "inspect", "dev"]);
+    assert_eq!(view["exit"]["reason"], "ttl", "{view}");
+    let refused = env.run(&["run", "--restart", "always", "--", "true"]);
+    assert_eq!(refused.code, 125, "{refused:?}");
+    let cut = env.run(&["run", "--ttl", "1s", "--", "sleep", "600"]);
+    assert_eq!(cut.code, 125, "{cut:?}");
+    assert!(cut.stderr.contains("time was up"), "{cut:?}");
+    env.ok(&["vm", "rm", "dev"]);
+    env.assert_nothing_left();
+}

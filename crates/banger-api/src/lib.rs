@@ -17,6 +17,7 @@ mod event;
 mod image;
 mod install;
 mod problem;
+mod restart;
 mod stats;
 pub mod stream;
 mod system;
@@ -34,6 +35,7 @@ pub use image::{
 };
 pub use install::{Install, InstallError, InstallPaths, Owner};
 pub use problem::{Problem, ProblemBody, ProblemCode};
+pub use restart::RestartPolicy;
 pub use stats::StatsView;
 pub use stream::{Progress, Step};
 pub use system::{Check, CheckStatus, EngineView, HostView, TidyView, VersionView};

@@ -1,5 +1,6 @@
 //! VMs on the wire: asked ([`VmSpec`]) and shown ([`VmView`]).
 
+use crate::RestartPolicy;
 use banger_guest::request::Exec;
 use banger_names::{ByteSize, Digest, VmId, VmName};
 use serde::{Deserialize, Serialize};
@@ -34,6 +35,11 @@ pub struct VmSpec {
     pub init: Option<InitMode>,
     /// Free labels.
     pub labels: BTreeMap<String, String>,
+    /// When it is started again by itself; only for VMs that are kept.
+    #[schema(value_type = Option<String>)]
+    pub restart: Option<RestartPolicy>,
+    /// How long after its start it is stopped (a run: ended), in milliseconds.
+    pub ttl_ms: Option<u64>,
 }
 
 /// What network a VM gets.
@@ -135,6 +141,11 @@ pub struct SetVm {
     pub memory: Option<ByteSize>,
     /// Labels to set; null removes one.
     pub labels: BTreeMap<String, Option<String>>,
+    /// When it is started again by itself.
+    #[schema(value_type = Option<String>)]
+    pub restart: Option<RestartPolicy>,
+    /// How long it may run, in milliseconds, from now on if it does; 0: for ever.
+    pub ttl_ms: Option<u64>,
 }
 
 /// Removes a VM (query parameters).
@@ -210,7 +221,7 @@ impl VmState {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct VmExitView {
     /// One word: `powered_off`, `stopped`, `forced`, `killed`, `panicked`, `crashed`, `failed`,
-    /// `disk_full`.
+    /// `disk_full`, `ttl`.
     pub reason: String,
     /// One line for people. Hostile until sanitised.
     pub detail: String,
@@ -279,6 +290,22 @@ pub struct VmView {
     pub boot_ms: Option<u64>,
     /// How its last life ended.
     pub exit: Option<VmExitView>,
+    /// When it is started again by itself.
+    #[serde(default)]
+    #[schema(value_type = String)]
+    pub restart: RestartPolicy,
+    /// How often that happened since it was last started by a command or ran for long.
+    #[serde(default)]
+    pub restarts: u32,
+    /// When it is started again next, if it waits for that, in milliseconds since 1970.
+    #[serde(default)]
+    pub restarts_unix_ms: Option<u64>,
+    /// How long after its start it is stopped, in milliseconds.
+    #[serde(default)]
+    pub ttl_ms: Option<u64>,
+    /// When that is, while it runs, in milliseconds since 1970.
+    #[serde(default)]
+    pub expires_unix_ms: Option<u64>,
 }
 
 /// What an ssh client needs to reach a VM.

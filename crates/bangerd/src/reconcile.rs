@@ -145,6 +145,7 @@ async fn settle(
         }
     };
     if record.state == VmState::Crashed && before != VmState::Crashed {
+        record.decide_retry();
         let exit = record.exit.as_ref();
         let why = exit.map(|exit| (exit.reason.as_str(), exit.detail.as_str()));
         daemon.events().tell(EventKind::Crashed, &record, why);

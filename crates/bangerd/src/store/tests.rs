@@ -44,7 +44,7 @@ async fn rows_come_back_as_written_after_reopening() {
     let mut one = record(1, "one");
     let database = open(&path).unwrap();
     database.insert(&mut one, None).await.unwrap();
-    one.begin();
+    one.begin(false);
     one.end(VmState::Crashed, "failed", "because");
     database.update(&one).await.unwrap();
     drop(database);
@@ -79,7 +79,7 @@ async fn update_of_an_older_generation_changes_nothing() {
     let database = open(&temp.path().join("bangerd.db")).unwrap();
     let old = record(1, "one");
     let mut new = old.clone();
-    new.begin();
+    new.begin(false);
     database.insert(&mut new, None).await.unwrap();
     database.update(&old).await.unwrap();
     assert_eq!(database.all().await.unwrap(), vec![new]);
@@ -170,7 +170,7 @@ async fn parallel_creates_get_addresses_of_their_own_until_none_is_free() {
     database.insert(&mut other, Some(subnet)).await.unwrap();
     assert_eq!(other.address, gone.address);
     let mut first = kept.remove(0);
-    first.begin();
+    first.begin(false);
     database.update(&first).await.unwrap();
     assert!(database.all().await.unwrap().contains(&first));
     // Another subnet, another address.

@@ -1,6 +1,6 @@
 //! From nothing to an agent that answers.
 
-use super::driver::{Driver, Phase, Starters, answer, answer_some};
+use super::driver::{BY_ITSELF, Driver, Phase, Starters, answer, answer_some};
 use super::ending::Asked;
 use super::handle::{Command, Waiter};
 use super::launch;
@@ -34,27 +34,27 @@ impl Driver {
         self.stay();
         let began = Instant::now();
         if let Err(refusal) = self.release().await {
-            return self.boot_failed(starters.waiters, refusal).await;
+            return self.boot_failed(starters, refusal).await;
         }
-        self.record.begin();
+        self.record.begin(starters.restart == Some(BY_ITSELF));
         if let Err(refusal) = self.store_if_kept().await {
-            return self.boot_failed(starters.waiters, refusal).await;
+            return self.boot_failed(starters, refusal).await;
         }
         self.publish();
         let machine = match launch::launch(&self.daemon, &mut self.record, &self.place).await {
             Ok(machine) => machine,
-            Err(refusal) => return self.boot_failed(starters.waiters, refusal).await,
+            Err(refusal) => return self.boot_failed(starters, refusal).await,
         };
         self.record.process = Some(machine.process().clone());
         self.machine = Some(Arc::clone(&machine));
         // From here on a crash of the daemon leaves a VMM that the next one can find.
         if let Err(refusal) = self.store().await {
-            return self.boot_failed(starters.waiters, refusal).await;
+            return self.boot_failed(starters, refusal).await;
         }
         self.publish();
         match self.until_ready(&machine, &mut starters).await {
             Ok(()) => self.boot_done(began, starters).await,
-            Err(broken) => self.boot_broken(broken, starters.waiters).await,
+            Err(broken) => self.boot_broken(broken, starters).await,
         }
     }
 
@@ -70,7 +70,7 @@ impl Driver {
         };
         match self.until_ready(&machine, &mut starters).await {
             Ok(()) => self.boot_done(began, starters).await,
-            Err(broken) => self.boot_broken(broken, starters.waiters).await,
+            Err(broken) => self.boot_broken(broken, starters).await,
         }
     }
 
@@ -147,49 +147,46 @@ impl Driver {
     }
 
     async fn boot_done(&mut self, began: Instant, starters: Starters) -> Phase {
-        let Starters {
-            waiters, restart, ..
-        } = starters;
         self.record.state = VmState::Running;
         self.record.boot_ms = u64::try_from(began.elapsed().as_millis()).ok();
         if let Err(refusal) = self.store_if_kept().await {
-            return self.boot_failed(waiters, refusal).await;
+            return self.boot_failed(starters, refusal).await;
         }
         self.publish();
-        if let Some(whose) = restart {
+        if let Some(whose) = starters.restart {
             self.tell(EventKind::Restarted, Some((whose, "")));
         }
         tracing::info!(vm = %self.record.id, boot_ms = self.record.boot_ms, "runs");
-        for waiter in waiters {
+        for waiter in starters.waiters {
             answer(waiter, Ok(()));
         }
         Phase::Running
     }
 
-    async fn boot_broken(&mut self, broken: Broken, waiters: Vec<Waiter>) -> Phase {
+    async fn boot_broken(&mut self, broken: Broken, starters: Starters) -> Phase {
         let name = self.record.plan.name.clone();
         match broken {
-            Broken::Failed(refusal) => self.boot_failed(waiters, refusal).await,
+            Broken::Failed(refusal) => self.boot_failed(starters, refusal).await,
             Broken::Abandoned => {
                 let killed = self.kill_machine(Asked::Kill).await;
                 self.after_kill(&killed)
             }
             Broken::Killed(killer) => {
                 let killed = self.kill_machine(Asked::Kill).await;
-                for waiter in waiters {
+                for waiter in starters.waiters {
                     answer(waiter, Err(cancelled(name.as_str(), "stopped")));
                 }
                 answer(killer, killed.clone());
                 self.after_kill(&killed)
             }
             Broken::Removed(remover) => {
-                for waiter in waiters {
+                for waiter in starters.waiters {
                     answer(waiter, Err(cancelled(name.as_str(), "removed")));
                 }
                 self.kill_and_remove(remover).await
             }
             Broken::Detached(waiter) => {
-                for starter in waiters {
+                for starter in starters.waiters {
                     answer(
                         starter,
                         Err(Refusal::cancelled("boot a VM: the daemon ends")),
@@ -200,13 +197,14 @@ impl Driver {
         }
     }
 
-    /// Ends what there is of the VMM, records the failure and tells why.
-    async fn boot_failed(&mut self, waiters: Vec<Waiter>, mut refusal: Refusal) -> Phase {
+    /// Ends what there is of the VMM, records the failure and tells why. A start that came by
+    /// itself is tried again by the policy; one that a person asked for has told that person.
+    async fn boot_failed(&mut self, starters: Starters, mut refusal: Refusal) -> Phase {
         let had_vmm = self.machine.is_some();
         if let Err(error) = self.kill_vmm().await {
             tracing::error!(vm = %self.record.id, %error, "kill a VM that failed to boot");
             refusal.0.causes.push(error.0.message);
-            for waiter in waiters {
+            for waiter in starters.waiters {
                 answer(waiter, Err(refusal.clone()));
             }
             // It is still there: go on watching it.
@@ -220,8 +218,11 @@ impl Driver {
         }
         let detail = refusal.0.message.clone();
         self.record.end(VmState::Crashed, "failed", detail);
+        if starters.restart == Some(BY_ITSELF) {
+            self.record.decide_retry();
+        }
         self.settle().await;
-        for waiter in waiters {
+        for waiter in starters.waiters {
             answer(waiter, Err(refusal.clone()));
         }
         Phase::Idle

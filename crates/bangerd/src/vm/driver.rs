@@ -7,15 +7,17 @@
 
 use super::ending::{self, Asked};
 use super::handle::{Command, Snapshot, VmHandle, Waiter};
+use super::moment::Moment;
 use super::place::VmPlace;
 use super::plan::VmChange;
+use super::policy;
 use super::record::VmRecord;
 use super::snapshot;
 use crate::activity::ActivityGuard;
 use crate::daemon::Daemon;
 use crate::problem::Refusal;
 use crate::ssh;
-use banger_api::{EventKind, ProblemCode, VmState};
+use banger_api::{EventKind, ProblemCode, RestartPolicy, VmState};
 use banger_engine::{Machine, VmmExit};
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,6 +25,15 @@ use tokio::sync::{mpsc, watch};
 
 /// How long a VMM may take to be gone after KILL.
 const KILL_LIMIT: Duration = Duration::from_secs(30);
+
+/// How long a guest whose time is up may take to power off.
+const TTL_LIMIT: Duration = Duration::from_secs(10);
+
+/// The longest sleep until a moment that counts the host's sleep, which timers do not.
+const LONGEST_NAP: Duration = Duration::from_secs(60);
+
+/// Whose restart it is that the policy wants.
+pub(super) const BY_ITSELF: &str = "policy";
 
 /// What the driver does next.
 #[derive(Debug)]
@@ -63,6 +74,8 @@ pub(super) struct Stopping {
     pub(super) waiters: Vec<Waiter>,
     /// Whether it is booted again, and who waits for that.
     pub(super) then_boot: Option<Starters>,
+    /// Whether its time was up.
+    pub(super) is_expired: bool,
 }
 
 impl Stopping {
@@ -71,6 +84,7 @@ impl Stopping {
             limit,
             waiters: vec![waiter],
             then_boot: None,
+            is_expired: false,
         }
     }
 
@@ -83,6 +97,7 @@ impl Stopping {
                 is_wanted_anyway: true,
                 restart: Some("asked"),
             }),
+            is_expired: false,
         }
     }
 }
@@ -153,8 +168,27 @@ impl Driver {
     }
 
     async fn idle(&mut self) -> Phase {
-        self.busy = None;
-        while let Some(command) = self.commands.recv().await {
+        loop {
+            // Who waits for its next start keeps the daemon alive.
+            if self.record.retry.is_some() {
+                self.stay();
+            } else {
+                self.busy = None;
+            }
+            let retry = self.record.retry.clone();
+            let command = tokio::select! {
+                command = self.commands.recv() => command,
+                () = until(|now| retry.as_ref().map(|retry| retry.left(now))) => {
+                    return Phase::Boot(Starters {
+                        waiters: Vec::new(),
+                        is_wanted_anyway: true,
+                        restart: Some(BY_ITSELF),
+                    });
+                }
+            };
+            let Some(command) = command else {
+                return Phase::Done;
+            };
             match command {
                 Command::Start(waiter) => {
                     return Phase::Boot(Starters {
@@ -170,7 +204,9 @@ impl Driver {
                     });
                 }
                 Command::Change { change, waiter } => self.change(&change, waiter).await,
-                Command::Stop { waiter, .. } | Command::Kill(waiter) => answer(waiter, Ok(())),
+                Command::Stop { waiter, .. } | Command::Kill(waiter) => {
+                    answer(waiter, self.give_up_retry().await);
+                }
                 Command::Remove { waiter, .. } => return Phase::Remove(waiter),
                 Command::Detach(waiter) => {
                     answer(waiter, Ok(()));
@@ -178,7 +214,19 @@ impl Driver {
                 }
             }
         }
-        Phase::Done
+    }
+
+    /// Stays as it is: nobody starts it again but a person.
+    async fn give_up_retry(&mut self) -> Result<(), Refusal> {
+        let Some(retry) = self.record.retry.take() else {
+            return Ok(());
+        };
+        if let Err(refusal) = self.store().await {
+            self.record.retry = Some(retry);
+            return Err(refusal);
+        }
+        self.publish();
+        Ok(())
     }
 
     async fn running(&mut self) -> Phase {
@@ -186,8 +234,18 @@ impl Driver {
             return Phase::Idle;
         };
         loop {
+            let record = &self.record;
             let command = tokio::select! {
                 exit = machine.wait() => return self.ended(Asked::Nothing, &exit).await,
+                () = until(|now| policy::time_left(record, now)) => {
+                    self.tell(EventKind::Ttl, None);
+                    return Phase::Stop(Stopping {
+                        limit: TTL_LIMIT,
+                        waiters: Vec::new(),
+                        then_boot: None,
+                        is_expired: true,
+                    });
+                }
                 command = self.commands.recv() => command,
             };
             match command {
@@ -226,17 +284,25 @@ impl Driver {
 
     async fn try_change(&mut self, change: &VmChange) -> Result<(), Refusal> {
         let plan = change.apply(&self.record.plan)?;
-        if plan == self.record.plan {
+        let before = self.record.clone();
+        // A limit that is set counts from now on, also one that is set again.
+        if matches!(change, VmChange::Set { asked, .. } if asked.ttl_ms.is_some()) {
+            self.record.lease = Some(Moment::now());
+        }
+        if plan.restart == RestartPolicy::No {
+            self.record.retry = None;
+        }
+        self.record.plan = plan;
+        if self.record == before {
             return Ok(());
         }
-        let before = std::mem::replace(&mut self.record.plan, plan);
         // The database decides whether a name is free: also for VMs that are not meant to last.
         if let Err(refusal) = self.store().await {
-            self.record.plan = before;
+            self.record = before;
             return Err(refusal);
         }
         self.publish();
-        let (old, new) = (&before.name, &self.record.plan.name);
+        let (old, new) = (&before.plan.name, &self.record.plan.name);
         if old != new {
             tracing::info!(vm = %self.record.id, %old, %new, "renamed");
             self.tell(EventKind::Renamed, Some((old.as_str(), "")));
@@ -322,6 +388,9 @@ impl Driver {
         }
         tracing::info!(vm = %self.record.id, reason = ending.reason, "ended");
         self.record.end(ending.state, ending.reason, ending.detail);
+        if asked == Asked::Nothing {
+            self.record.decide_retry();
+        }
         self.settle().await;
         Phase::Idle
     }
@@ -444,6 +513,17 @@ impl Driver {
         let state = self.record.state.as_str();
         Refusal::conflict(format!("{verb} VM {name:?}: it is {state}"))
             .hint(format!("banger vm stop {name}, or use --force"))
+    }
+}
+
+/// Sleeps until nothing is left; for ever where there is no end.
+async fn until(left: impl Fn(&Moment) -> Option<Duration>) {
+    loop {
+        match left(&Moment::now()) {
+            None => return std::future::pending().await,
+            Some(Duration::ZERO) => return,
+            Some(left) => tokio::time::sleep(left.min(LONGEST_NAP)).await,
+        }
     }
 }
 

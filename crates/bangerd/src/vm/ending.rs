@@ -15,6 +15,8 @@ pub(crate) enum Asked {
     StopDeadline,
     /// It was killed.
     Kill,
+    /// Its time was up.
+    Ttl,
 }
 
 /// A life's end: the state it leads to, one word, one line.
@@ -46,6 +48,7 @@ pub(crate) fn disk_full(disk: ByteSize) -> Ending {
 pub(crate) fn judge(asked: Asked, exit: &VmmExit) -> Ending {
     let (state, reason, detail) = match (asked, exit.reason) {
         (Asked::Kill, _) => (VmState::Stopped, "killed", "it was killed".to_owned()),
+        (Asked::Ttl, _) => (VmState::Stopped, "ttl", "its time was up".to_owned()),
         (Asked::StopDeadline, _) => (
             VmState::Stopped,
             "forced",
@@ -103,6 +106,7 @@ mod tests {
                 "forced",
             ),
             (Asked::Kill, ExitReason::Killed, VmState::Stopped, "killed"),
+            (Asked::Ttl, ExitReason::Killed, VmState::Stopped, "ttl"),
             (
                 Asked::Nothing,
                 ExitReason::GuestPowerOff,

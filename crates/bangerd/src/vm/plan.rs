@@ -1,6 +1,6 @@
 //! From what was asked to what will be done: pure, given the facts.
 
-use banger_api::{Config, InitMode, NetworkMode, SetVm, StorageMode, VmSpec};
+use banger_api::{Config, InitMode, NetworkMode, RestartPolicy, SetVm, StorageMode, VmSpec};
 use banger_names::{ByteSize, Digest, InvalidName, KernelName, VmId, VmName};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -58,6 +58,8 @@ pub(crate) struct VmDraft {
     pub(crate) network: NetworkMode,
     init: InitMode,
     labels: BTreeMap<String, String>,
+    restart: RestartPolicy,
+    ttl_ms: Option<u64>,
     ephemeral: bool,
 }
 
@@ -103,6 +105,12 @@ pub(crate) struct VmPlan {
     pub(crate) labels: BTreeMap<String, String>,
     /// Whether it goes away with the run that made it.
     pub(crate) ephemeral: bool,
+    /// When it is started again by itself.
+    #[serde(default)]
+    pub(crate) restart: RestartPolicy,
+    /// How long it may run, in milliseconds.
+    #[serde(default)]
+    pub(crate) ttl_ms: Option<u64>,
 }
 
 /// Why a VM cannot be as it was asked for.
@@ -138,6 +146,9 @@ pub enum PlanError {
         /// What was given, cut.
         text: String,
     },
+    /// Only what is kept can be started again.
+    #[error("start a VM again by itself: it is removed when its run ends")]
+    NotKept,
     /// The network needs root.
     #[error("give a VM a network by NAT: it needs root, and banger has none here")]
     NoHelper,
@@ -172,6 +183,7 @@ impl PlanError {
             Self::NoSpace { .. } => {
                 Some("remove what is not needed: `banger vm list`, `banger image ls`".into())
             }
+            Self::NotKept => Some("keep it: banger vm run --name NAME, or banger vm create".into()),
             Self::NoHelper => Some("sudo banger system install, or use --network user".into()),
             Self::NoSnapshots => {
                 Some("sudo banger system install, or use --storage overlay".into())
@@ -205,8 +217,13 @@ pub(crate) fn draft(
         network: spec.network.or(defaults.network).unwrap_or(facts.network),
         init: spec.init.unwrap_or(defaults.init),
         labels: spec.labels.clone(),
+        restart: spec.restart.unwrap_or_default(),
+        ttl_ms: spec.ttl_ms.filter(|&ms| ms > 0),
         ephemeral,
     };
+    if ephemeral && draft.restart != RestartPolicy::No {
+        return Err(PlanError::NotKept);
+    }
     check_reference("image", &draft.image)?;
     if let Some(kernel) = &draft.kernel {
         check_reference("kernel", kernel)?;
@@ -269,6 +286,8 @@ impl VmDraft {
             network: self.network,
             init: self.init,
             labels: self.labels,
+            restart: self.restart,
+            ttl_ms: self.ttl_ms,
             ephemeral: self.ephemeral,
         })
     }
@@ -307,6 +326,15 @@ impl VmChange {
                     };
                 }
                 check_labels(&plan.labels)?;
+                if let Some(restart) = asked.restart {
+                    if plan.ephemeral && restart != RestartPolicy::No {
+                        return Err(PlanError::NotKept);
+                    }
+                    plan.restart = restart;
+                }
+                if let Some(ms) = asked.ttl_ms {
+                    plan.ttl_ms = (ms > 0).then_some(ms);
+                }
             }
         }
         Ok(plan)

@@ -1,13 +1,15 @@
 //! What is stored about a VM.
 
 use super::ending;
+use super::moment::Moment;
 use super::plan::VmPlan;
+use super::policy;
 use banger_api::{VmExitView, VmState};
 use banger_engine::{EngineKind, ProcessId};
 use banger_names::{ByteSize, VmId, VmName, VmRef};
 use serde::{Deserialize, Serialize};
 use std::net::Ipv4Addr;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// A VM as stored.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -49,6 +51,36 @@ pub(crate) struct VmRecord {
     pub(crate) boot_ms: Option<u64>,
     /// How its last life ended.
     pub(crate) exit: Option<VmExitView>,
+    /// When its last life began.
+    #[serde(default)]
+    pub(crate) began: Option<Moment>,
+    /// From when on its time runs out: the last start by a command, or a new limit.
+    #[serde(default)]
+    pub(crate) lease: Option<Moment>,
+    /// How often it was started by itself since a command did or it ran for long.
+    #[serde(default)]
+    pub(crate) restarts: u32,
+    /// The start by itself that it waits for.
+    #[serde(default)]
+    pub(crate) retry: Option<Retry>,
+}
+
+/// A start that is to come by itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Retry {
+    /// How many in a row that makes.
+    pub(crate) restarts: u32,
+    /// When the wait began.
+    pub(crate) since: Moment,
+    /// How long it takes.
+    pub(crate) wait: Duration,
+}
+
+impl Retry {
+    /// How long is still to be waited.
+    pub(crate) fn left(&self, now: &Moment) -> Duration {
+        self.wait.saturating_sub(self.since.until(now))
+    }
 }
 
 /// What a start gives a VM and cannot be changed until the next.
@@ -92,6 +124,10 @@ impl VmRecord {
             started_unix_ms: None,
             boot_ms: None,
             exit: None,
+            began: None,
+            lease: None,
+            restarts: 0,
+            retry: None,
         }
     }
 
@@ -104,8 +140,17 @@ impl VmRecord {
         })
     }
 
-    /// Begins another life.
-    pub(crate) fn begin(&mut self) {
+    /// Begins another life: the one that it waits for by itself, or one that a command wants.
+    pub(crate) fn begin(&mut self, is_by_itself: bool) {
+        let now = Moment::now();
+        match self.retry.take() {
+            Some(retry) if is_by_itself => self.restarts = retry.restarts,
+            _ => {
+                self.restarts = 0;
+                self.lease = Some(now.clone());
+            }
+        }
+        self.began = Some(now);
         self.generation += 1;
         let last = self.exit.as_ref().map(|exit| exit.reason.as_str());
         self.needs_check = self.has_disk && !last.is_some_and(ending::is_clean);
@@ -123,6 +168,11 @@ impl VmRecord {
                 .given
                 .as_ref()
                 .is_some_and(|given| *given != Given::of(&self.plan))
+    }
+
+    /// Decides whether and when a VM that has ended without being asked to is started again.
+    pub(crate) fn decide_retry(&mut self) {
+        self.retry = policy::retry(self, &Moment::now());
     }
 
     /// Ends this life.

@@ -38,19 +38,26 @@ impl Driver {
         self.publish();
         let wait = self.until_off(&machine, &mut stopping).await;
         let Stopping {
-            waiters, then_boot, ..
+            waiters,
+            then_boot,
+            is_expired,
+            ..
         } = stopping;
+        let (in_time, late) = match is_expired {
+            true => (Asked::Ttl, Asked::Ttl),
+            false => (Asked::Stop, Asked::StopDeadline),
+        };
         match wait {
             Wait::Ended => {
                 let exit = machine.wait().await;
-                let phase = self.ended(Asked::Stop, &exit).await;
+                let phase = self.ended(in_time, &exit).await;
                 for waiter in waiters {
                     answer(waiter, Ok(()));
                 }
                 then_boot.map_or(phase, Phase::Boot)
             }
             Wait::Deadline => {
-                let killed = self.kill_machine(Asked::StopDeadline).await;
+                let killed = self.kill_machine(late).await;
                 for waiter in waiters {
                     answer(waiter, killed.clone());
                 }

@@ -1,10 +1,14 @@
 //! A VM as shown to a client.
 
 use super::handle::VmHandle;
+use super::moment::Moment;
 use super::place::VmPlace;
+use super::policy;
+use super::record::now_unix_ms;
 use crate::daemon::Daemon;
 use banger_api::VmView;
 use banger_names::ByteSize;
+use std::time::Duration;
 
 /// The VM as it is now.
 pub(crate) async fn view(daemon: &Daemon, vm: &VmHandle) -> VmView {
@@ -18,6 +22,10 @@ pub(crate) fn view_with(vm: &VmHandle, disk_used: ByteSize) -> VmView {
     let now = vm.now();
     let record = &now.record;
     let plan = &record.plan;
+    let moment = Moment::now();
+    let at = |left: Duration| {
+        now_unix_ms().saturating_add(u64::try_from(left.as_millis()).unwrap_or(u64::MAX))
+    };
     VmView {
         id: record.id.clone(),
         name: plan.name.clone(),
@@ -46,5 +54,12 @@ pub(crate) fn view_with(vm: &VmHandle, disk_used: ByteSize) -> VmView {
         started_unix_ms: record.started_unix_ms,
         boot_ms: record.boot_ms,
         exit: record.exit.clone(),
+        restart: plan.restart,
+        restarts: record.restarts,
+        restarts_unix_ms: record.retry.as_ref().map(|retry| at(retry.left(&moment))),
+        ttl_ms: plan.ttl_ms,
+        expires_unix_ms: policy::time_left(record, &moment)
+            .filter(|_| record.process.is_some())
+            .map(at),
     }
 }

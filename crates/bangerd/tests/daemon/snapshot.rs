@@ -30,7 +30,11 @@ fn snapshot(name: &str) -> VmSpec {
 }
 
 async fn make(env: &TestEnv, vm: VmSpec, start: bool) -> Result<VmView, Problem> {
-    let asked = CreateVm { vm, start, ..CreateVm::default() };
+    let asked = CreateVm {
+        vm,
+        start,
+        ..CreateVm::default()
+    };
     match env.client.steps("/v1/vms", &asked, |_| {}).await {
         Ok(Step::Vm(vm)) => Ok(*vm),
         Ok(other) => panic!("{other:?}"),

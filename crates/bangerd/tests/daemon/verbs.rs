@@ -2,7 +2,9 @@
 
 use crate::env::{TestEnv, problem};
 use crate::fake_engine::Fault;
-use banger_api::{EventLine, ProblemCode, RenameVm, SetVm, StartVm, Step, StopVm, VmState, VmView};
+use banger_api::{
+    EventKind, EventLine, ProblemCode, RenameVm, SetVm, StartVm, Step, StopVm, VmState, VmView,
+};
 use banger_names::ByteSize;
 use hyper::Method;
 use std::collections::BTreeMap;
@@ -82,6 +84,7 @@ async fn what_set_changes_is_stored_and_a_size_waits_for_the_next_start() {
             ("team".into(), Some("blue".into())),
             ("tmp".into(), Some("x".into())),
         ]),
+        ..SetVm::default()
     };
     let set = env.set("dev", &asked).await.unwrap();
     assert!(set.needs_restart);
@@ -191,10 +194,9 @@ async fn events_tell_a_life_in_order_and_outlive_the_daemon() {
     env.rename("dev", "box").await.unwrap();
     env.restart("box").await.unwrap();
     let pid = env.get("/v1/vms/box").await.unwrap().pid.unwrap();
-    env.lose();
+    env.close().await;
     env.open().await;
-    let pid = rustix::process::Pid::from_raw(pid.cast_signed()).unwrap();
-    rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+    kill(pid);
     let crashed = "/v1/vms/box/wait?until=crashed&timeout_ms=60000";
     env.get(crashed).await.unwrap();
     env.delete("/v1/vms/box").await.unwrap();
@@ -252,4 +254,95 @@ async fn who_follows_events_hears_the_next_ones_until_the_daemon_ends() {
     assert!(matches!(first, EventLine::Event(event) if event.name.as_str() != "before"));
     env.close().await;
     following.await.unwrap().unwrap();
+}
+
+fn kill(pid: u32) {
+    let pid = rustix::process::Pid::from_raw(pid.cast_signed()).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+}
+
+fn policy(text: &str) -> SetVm {
+    SetVm {
+        restart: Some(text.parse().unwrap()),
+        ..SetVm::default()
+    }
+}
+
+const RUNS: &str = "/v1/vms/dev/wait?until=running&timeout_ms=60000";
+const CRASHED: &str = "/v1/vms/dev/wait?until=crashed&timeout_ms=60000";
+
+#[tokio::test]
+async fn a_vm_that_fails_is_started_again_until_its_policy_or_a_person_says_no() {
+    let mut env = TestEnv::start().await;
+    let pid = env.create("dev", true).await.unwrap().pid.unwrap();
+    env.set("dev", &policy("on-failure:2")).await.unwrap();
+    kill(pid);
+    let crashed = env.get(CRASHED).await.unwrap();
+    assert!(crashed.restarts_unix_ms.is_some(), "{crashed:?}");
+    // The daemon may end and come back while it waits.
+    env.close().await;
+    env.open().await;
+    let again = env.get(RUNS).await.unwrap();
+    assert_eq!((again.restarts, again.restarts_unix_ms), (1, None));
+
+    // The VMM may end while there is no daemon.
+    env.close().await;
+    kill(again.pid.unwrap());
+    env.open().await;
+    let again = env.get(RUNS).await.unwrap();
+    assert_eq!(again.restarts, 2);
+    kill(again.pid.unwrap());
+    let given_up = env.get(CRASHED).await.unwrap();
+    assert_eq!(given_up.restarts_unix_ms, None, "{given_up:?}");
+
+    // A person's start begins anew, and a person's stop is no failure.
+    env.set("dev", &policy("always")).await.unwrap();
+    let started = env.start_vm("dev").await.unwrap();
+    assert_eq!(started.restarts, 0);
+    kill(started.pid.unwrap());
+    env.get(CRASHED).await.unwrap();
+    let stopped = env.post("/v1/vms/dev/stop", &StopVm::default()).await;
+    assert_eq!(stopped.unwrap().restarts_unix_ms, None);
+    env.start_vm("dev").await.unwrap();
+    let stopped = env.post("/v1/vms/dev/stop", &StopVm::default()).await;
+    let stopped = stopped.unwrap();
+    assert_eq!(
+        (stopped.state, stopped.restarts_unix_ms),
+        (VmState::Stopped, None)
+    );
+}
+
+#[tokio::test]
+async fn a_vm_whose_time_is_up_is_stopped_and_not_started_again() {
+    let mut env = TestEnv::start().await;
+    env.create("dev", true).await.unwrap();
+    env.set("dev", &policy("always")).await.unwrap();
+    let asked = SetVm {
+        ttl_ms: Some(400),
+        ..SetVm::default()
+    };
+    let set = env.set("dev", &asked).await.unwrap();
+    assert!(set.expires_unix_ms.is_some());
+    // Time runs on without a daemon.
+    env.close().await;
+    env.open().await;
+    let stopped = "/v1/vms/dev/wait?until=stopped&timeout_ms=60000";
+    let stopped = env.get(stopped).await.unwrap();
+    let exit = stopped.exit.unwrap();
+    assert_eq!(
+        (stopped.state, exit.reason.as_str()),
+        (VmState::Stopped, "ttl")
+    );
+    assert_eq!(
+        (stopped.restarts_unix_ms, stopped.expires_unix_ms),
+        (None, None)
+    );
+    let mut ttls = 0;
+    let see = |line: EventLine| {
+        ttls +=
+            usize::from(matches!(line, EventLine::Event(event) if event.event == EventKind::Ttl));
+        Ok(())
+    };
+    env.client.get_lines("/v1/events", see).await.unwrap();
+    assert_eq!(ttls, 1);
 }

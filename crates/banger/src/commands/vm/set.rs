@@ -4,14 +4,15 @@ use super::path;
 use crate::app::App;
 use crate::completion;
 use crate::error::CliError;
-use banger_api::{SetVm, VmView};
-use banger_names::ByteSize;
+use banger_api::{RestartPolicy, SetVm, VmView};
+use banger_names::{ByteSize, parse_duration};
 use clap_complete::ArgValueCandidates;
 use hyper::Method;
+use std::time::Duration;
 
 /// Change a VM
 ///
-/// Labels change at once. CPUs and memory of a VM that runs change with its next start, which is
+/// Labels, restart policy and time limit change at once. CPUs and memory of a VM that runs change with its next start, which is
 /// then said.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -35,6 +36,12 @@ struct Changes {
     /// Set a label, or remove it with KEY= alone; may be given several times
     #[arg(long = "label", value_name = "KEY=VALUE", value_parser = parse_label)]
     labels: Vec<(String, Option<String>)>,
+    /// When it is started again after it ended by itself: no, on-failure, on-failure:N or always
+    #[arg(long, value_name = "POLICY")]
+    restart: Option<RestartPolicy>,
+    /// Stop it when it has run for so long, counted from now on; 0 for never
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
+    ttl: Option<Duration>,
 }
 
 impl Args {
@@ -44,6 +51,8 @@ impl Args {
             cpus: self.changes.cpus,
             memory: self.changes.memory,
             labels: self.changes.labels.into_iter().collect(),
+            restart: self.changes.restart,
+            ttl_ms: self.changes.ttl.map(super::in_ms),
         };
         let path = path(&self.vm);
         let vm: VmView = client.call(Method::PATCH, &path, Some(&request)).await?;

@@ -2,10 +2,11 @@
 
 use crate::completion;
 use crate::error::CliError;
-use banger_api::{InitMode, NetworkMode, StorageMode, VmSpec};
-use banger_names::{ByteSize, VmName};
+use banger_api::{InitMode, NetworkMode, RestartPolicy, StorageMode, VmSpec};
+use banger_names::{ByteSize, VmName, parse_duration};
 use clap::ValueEnum;
 use clap_complete::ArgValueCandidates;
+use std::time::Duration;
 
 /// What a VM is to be; what is left out comes from the configuration.
 #[derive(Debug, clap::Args)]
@@ -38,6 +39,13 @@ pub(crate) struct SpecArgs {
     /// A label; may be given several times
     #[arg(long = "label", value_name = "KEY=VALUE", value_parser = parse_label)]
     labels: Vec<(String, String)>,
+    /// When a VM that is kept is started again after it ended by itself: no, on-failure,
+    /// on-failure:N or always. The wait before that grows from 1 s to 60 s
+    #[arg(long, value_name = "POLICY")]
+    restart: Option<RestartPolicy>,
+    /// Stop it so long after it was started, as 2h; a kept VM keeps its disk
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
+    ttl: Option<Duration>,
 }
 
 /// What `--storage` takes.
@@ -102,6 +110,8 @@ impl SpecArgs {
                 Init::Systemd => InitMode::Systemd,
             }),
             labels: self.labels.into_iter().collect(),
+            restart: self.restart,
+            ttl_ms: self.ttl.map(super::in_ms),
         })
     }
 }
