@@ -38,7 +38,7 @@ pub struct VmSpec {
     /// When it is started again by itself; only for VMs that are kept.
     #[schema(value_type = Option<String>)]
     pub restart: Option<RestartPolicy>,
-    /// How long after its start it is stopped (a run: ended), in milliseconds.
+    /// After how long, since it runs, it is stopped (a run: ended), in milliseconds.
     pub ttl_ms: Option<u64>,
 }
 
@@ -300,7 +300,7 @@ pub struct VmView {
     /// When it is started again next, if it waits for that, in milliseconds since 1970.
     #[serde(default)]
     pub restarts_unix_ms: Option<u64>,
-    /// How long after its start it is stopped, in milliseconds.
+    /// After how long, since it runs, it is stopped, in milliseconds.
     #[serde(default)]
     pub ttl_ms: Option<u64>,
     /// When that is, while it runs, in milliseconds since 1970.

@@ -120,7 +120,21 @@ impl Run {
         {
             return Ok(gone);
         }
-        execute(client, &vm, asked.exec).await
+        let ended = execute(client, &vm, asked.exec).await;
+        // The end of the VM's time looks like a signal to the command, or like a VM that is gone.
+        match ended {
+            Ok(Ended::ClientGone) => Ok(Ended::ClientGone),
+            ended if !vm.is_expired() => ended,
+            Ok(Ended::Exit(exit)) => Ok(Ended::Exit(Exit {
+                timed_out: true,
+                ..exit
+            })),
+            Err(_) => Ok(Ended::Exit(Exit {
+                signal: Some("KILL".into()),
+                timed_out: true,
+                ..Exit::default()
+            })),
+        }
     }
 
     /// Makes and boots the VM; `None` when the client leaves first.

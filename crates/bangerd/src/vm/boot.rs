@@ -4,6 +4,7 @@ use super::driver::{BY_ITSELF, Driver, Phase, Starters, answer, answer_some};
 use super::ending::Asked;
 use super::handle::{Command, Waiter};
 use super::launch;
+use super::moment::Moment;
 use crate::files;
 use crate::problem::Refusal;
 use banger_api::{EventKind, ProblemCode, VmState};
@@ -148,6 +149,7 @@ impl Driver {
 
     async fn boot_done(&mut self, began: Instant, starters: Starters) -> Phase {
         self.record.state = VmState::Running;
+        self.record.lease.get_or_insert_with(Moment::now);
         self.record.boot_ms = u64::try_from(began.elapsed().as_millis()).ok();
         if let Err(refusal) = self.store_if_kept().await {
             return self.boot_failed(starters, refusal).await;

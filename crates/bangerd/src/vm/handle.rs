@@ -1,6 +1,8 @@
 //! How everybody but its driver sees a VM: commands in, truth out.
 
+use super::moment::Moment;
 use super::plan::VmChange;
+use super::policy;
 use super::record::VmRecord;
 use crate::problem::Refusal;
 use banger_api::{ProblemCode, VmState};
@@ -85,6 +87,12 @@ impl VmHandle {
     /// Its name, which may change.
     pub(crate) fn name(&self) -> VmName {
         self.truth.borrow().record.plan.name.clone()
+    }
+
+    /// Whether its time is up.
+    pub(crate) fn is_expired(&self) -> bool {
+        let left = policy::time_left(&self.now().record, &Moment::now());
+        left == Some(Duration::ZERO)
     }
 
     /// Boots it; done at once if it runs. Dropping the future undoes the boot unless

@@ -54,7 +54,7 @@ pub(crate) struct VmRecord {
     /// When its last life began.
     #[serde(default)]
     pub(crate) began: Option<Moment>,
-    /// From when on its time runs out: the last start by a command, or a new limit.
+    /// From when on its time runs out: since it runs after a start by a command, or has a new limit.
     #[serde(default)]
     pub(crate) lease: Option<Moment>,
     /// How often it was started by itself since a command did or it ran for long.
@@ -147,7 +147,7 @@ impl VmRecord {
             Some(retry) if is_by_itself => self.restarts = retry.restarts,
             _ => {
                 self.restarts = 0;
-                self.lease = Some(now.clone());
+                self.lease = None;
             }
         }
         self.began = Some(now);

@@ -43,7 +43,8 @@ pub(crate) struct SpecArgs {
     /// on-failure:N or always. The wait before that grows from 1 s to 60 s
     #[arg(long, value_name = "POLICY")]
     restart: Option<RestartPolicy>,
-    /// Stop it so long after it was started, as 2h; a kept VM keeps its disk
+    /// Stop it when it has run for so long, as 2h: a kept VM keeps its disk and may be started
+    /// again, a run ends with exit code 124
     #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
     ttl: Option<Duration>,
 }
