@@ -222,3 +222,36 @@ fn a_vm_that_fails_comes_back_and_one_whose_time_is_up_goes() {
     env.ok(&["vm", "rm", "dev"]);
     env.assert_nothing_left();
 }
+
+#[test]
+fn the_system_tells_what_it_has_and_what_could_go() {
+    let env = TestEnv::new();
+    env.vm("dev");
+    let of = |kind: &str, field: &str| {
+        let shown = env.json(&["system", "df"]);
+        let row = shown
+            .as_array()
+            .unwrap()
+            .iter()
+            .find(|row| row["kind"] == kind);
+        row.unwrap()[field].as_u64().unwrap()
+    };
+    assert!(of("images", "size") > 1 << 20 && of("kernels", "size") > 1 << 20);
+    assert_eq!((of("vms", "count"), of("vms", "reclaimable")), (1, 0));
+    env.ok(&["vm", "stop", "dev"]);
+    assert!(of("vms", "reclaimable") > 0 && of("logs", "reclaimable") > 0);
+    env.ok(&["vm", "prune", "-y"]);
+    assert_eq!((of("vms", "count"), of("vms", "size")), (0, 0));
+
+    let info = env.json(&["system", "info"]);
+    assert_eq!(info["mode"], "rootless", "{info}");
+    assert!(info["engine"].as_str().unwrap().contains("QEMU"), "{info}");
+    assert_eq!(
+        info["directories"]["state"],
+        env.join("state").to_str().unwrap()
+    );
+    assert!(
+        env.ok(&["system", "info"]).contains("host.memory:"),
+        "{info}"
+    );
+}

@@ -38,7 +38,10 @@ pub use problem::{Problem, ProblemBody, ProblemCode};
 pub use restart::RestartPolicy;
 pub use stats::StatsView;
 pub use stream::{Progress, Step};
-pub use system::{Check, CheckStatus, EngineView, HostView, TidyView, VersionView};
+pub use system::{
+    Check, CheckStatus, DirectoriesView, DiskUseView, EngineView, HostSizeView, HostView, InfoView,
+    LimitsView, TidyView, VersionView,
+};
 pub use vm::{
     CreateVm, InitMode, LogSource, NetworkMode, RemoveVm, RenameVm, RunVm, SetVm, SshView, StartVm,
     StopVm, StorageMode, VmExitView, VmSpec, VmState, VmView, WaitFor,

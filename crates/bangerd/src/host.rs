@@ -60,14 +60,16 @@ pub(crate) async fn look(daemon: &Arc<Daemon>) -> HostView {
     checks.push(kernel_check(daemon).await);
     checks.push(image_check(daemon).await);
     HostView {
-        mode: daemon
-            .helper()
-            .map_or(Mode::Rootless, Helper::mode)
-            .as_str()
-            .into(),
+        mode: mode(daemon).into(),
         engine: shown,
         checks,
     }
+}
+
+/// How VMs get their privileges, in one word.
+pub(crate) fn mode(daemon: &Daemon) -> &'static str {
+    let mode = daemon.helper().map_or(Mode::Rootless, Helper::mode);
+    mode.as_str()
 }
 
 fn engine_view(engine: &dyn Engine, limit: &str) -> EngineView {

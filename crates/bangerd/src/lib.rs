@@ -10,6 +10,7 @@
 mod activity;
 pub mod config;
 pub mod daemon;
+mod disk_use;
 mod dns;
 mod events;
 mod files;

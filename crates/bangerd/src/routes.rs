@@ -40,6 +40,8 @@ macro_rules! table {
 table! {
     get "/v1/version" => system::version;
     get "/v1/host" => system::host;
+    get "/v1/info" => system::info;
+    get "/v1/df" => system::df;
     get "/v1/config" => system::config;
     get "/v1/openapi.json" => system::openapi;
     post "/v1/tidy" => system::tidy;

@@ -45,7 +45,8 @@ fn in_words(name: &str, value: &Value) -> String {
     };
     let name = name.rsplit('.').next().unwrap_or(name);
     match name {
-        "memory" | "disk" | "disk_used" | "root_size" | "size" => ByteSize(number).to_string(),
+        "memory" | "memory_given" | "disk" | "disk_used" | "disk_free" | "disk_reserve"
+        | "root_size" | "log_cap" | "size" => ByteSize(number).to_string(),
         _ if name.ends_with("_unix_ms") => utc(number / 1000),
         _ if name.ends_with("_unix") => utc(number),
         _ if name.ends_with("_ms") => format!("{number} ms"),

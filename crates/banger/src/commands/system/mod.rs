@@ -1,5 +1,7 @@
 //! `banger system`
 
+mod df;
+mod info;
 mod install;
 mod restart;
 mod status;
@@ -20,6 +22,8 @@ pub(crate) enum Command {
     Status(status::Args),
     Restart(restart::Args),
     Uninstall(uninstall::Args),
+    Df(df::Args),
+    Info(info::Args),
 }
 
 impl Command {
@@ -29,6 +33,8 @@ impl Command {
             Self::Status(args) => args.run(app).await,
             Self::Restart(args) => args.run(app).await.map(|()| 0),
             Self::Uninstall(args) => args.run(app).map(|()| 0),
+            Self::Df(args) => args.run(app).await.map(|()| 0),
+            Self::Info(args) => args.run(app).await.map(|()| 0),
         }
     }
 }
