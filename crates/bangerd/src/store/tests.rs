@@ -219,7 +219,7 @@ async fn a_kept_vms_record_has_a_copy_and_a_runs_has_none() {
     for vm in [&mut kept, &mut run] {
         std::fs::create_dir_all(vms.join(vm.id.as_str())).unwrap();
         database.insert(vm, None).await.unwrap();
-        vm.begin();
+        vm.begin(false);
         database.update(vm).await.unwrap();
     }
     let orphans = copies::orphans(&vms, |_| false).unwrap();
