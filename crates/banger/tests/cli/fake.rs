@@ -246,7 +246,7 @@ pub(crate) fn vm(name: &str, state: &str) -> Value {
     json!({
         "id": "vm-0000beef", "name": name, "state": state, "image": "debian",
         "image_digest": format!("sha256:{}", "a".repeat(64)), "kernel": "6.1", "cpus": 1,
-        "memory": 1_u64 << 30, "disk": 16_u64 << 30, "disk_used": 1 << 20, "network": "user",
+        "memory": 1_u64 << 30, "disk": 16_u64 << 30, "disk_used": 1 << 20, "storage": "overlay", "network": "user",
         "init": "agent", "ephemeral": false, "labels": {}, "engine": null, "pid": null,
         "created_unix_ms": 0, "started_unix_ms": null, "boot_ms": 350, "exit": null,
     })
