@@ -10,6 +10,7 @@ mod attached;
 mod copying;
 mod daemon;
 mod fake;
+mod hostile;
 mod privileges;
 mod reference;
 mod shown;
