@@ -22,8 +22,12 @@
 //! in by a channel, what is true comes out by a watch. [`plan`] decides, [`launch`] does,
 //! [`record`] is what is stored, [`view`] what is shown. A [`lease::VmLease`] ties a VM to the
 //! life of whoever holds it.
+//!
+//! A VM that ended by itself may be started again by its [`policy`], and is stopped when its time
+//! is up; both count by [`moment`]s. What happens is told to [`crate::events`].
 
 pub(crate) mod boot;
+mod change;
 pub(crate) mod create;
 pub(crate) mod driver;
 pub(crate) mod ending;
