@@ -22,6 +22,7 @@ mod lock;
 mod net_plan;
 mod network;
 mod notify;
+mod options;
 pub mod privilege;
 mod problem;
 mod provision;
