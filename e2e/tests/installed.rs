@@ -44,6 +44,7 @@ fn an_installation_serves_its_owner_survives_its_services_and_leaves_nothing() {
         the_services_end_and_come_back,
     );
     chapter("stopped and removed", stopped_and_removed);
+    chapter("every day", every_day);
     chapter("a root of its own", snapshots::a_root_of_its_own);
     chapter("bounded", snapshots::bounded);
     chapter("uninstalled", uninstalled);
@@ -255,6 +256,29 @@ fn stopped_and_removed() {
     );
     as_owner(&["banger", "vm", "rm", "--force", "dev"]);
     eventually("the VM has left nothing", || remains().is_empty());
+}
+
+/// A VM is renamed for the host's resolver too, counted although it is jailed, and pruned.
+fn every_day() {
+    as_owner(&["banger", "vm", "create", "--name", "old", "--start"]);
+    as_owner(&["banger", "vm", "rename", "old", "new"]);
+    as_root(&["getent", "ahostsv4", "new.vm"]);
+    assert_ne!(run("root", &["getent", "ahostsv4", "old.vm"]).code, 0);
+    let stats = as_owner(&["banger", "--json", "vm", "stats", "--no-stream", "new"]);
+    let stats: Value = serde_json::from_str(&stats).unwrap();
+    for counted in ["cpu_ns", "memory_used", "net_sent"] {
+        assert!(
+            stats[0][counted].as_u64().unwrap() > 0,
+            "{counted}: {stats}"
+        );
+    }
+    as_owner(&["banger", "vm", "stop", "new"]);
+    as_owner(&["banger", "vm", "prune", "--yes"]);
+    assert_eq!(as_owner(&["banger", "--json", "vm", "list"]).trim(), "[]");
+    let events = as_owner(&["banger", "--json", "events"]);
+    for kind in ["created", "running", "renamed", "stopped", "removed"] {
+        assert!(events.contains(&format!("\"{kind}\"")), "{kind}: {events}");
+    }
 }
 
 /// Uninstalling takes everything away but what the owner made; with `--purge` that, too.

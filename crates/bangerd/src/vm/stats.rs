@@ -4,7 +4,7 @@ use super::handle::VmHandle;
 use super::place::VmPlace;
 use crate::files::read_small;
 use banger_api::{Dirs, NetworkMode, StatsView};
-use banger_names::{ByteSize, VmId};
+use banger_names::ByteSize;
 use std::path::Path;
 
 /// The largest of the kernel's files that are read, in bytes.
@@ -15,9 +15,18 @@ pub(crate) fn read(dirs: &Dirs, vm: &VmHandle) -> Option<StatsView> {
     let record = vm.now().record;
     let pid = record.process.as_ref()?.pid;
     let proc = |name: &str| read_proc(&format!("/proc/{pid}/{name}"));
+    // A jailed VMM is another user's: of it only the control group can be seen.
+    let scope = record.last_start()?.scope();
+    let group = |name: &str| read_proc(&format!("/sys/fs/cgroup/banger.slice/{scope}/{name}"));
     let io = proc("io")
-        .and_then(|text| Some((field(&text, "read_bytes:")?, field(&text, "write_bytes:")?)));
-    let io = io.or_else(|| cgroup_io(&record.id, &proc("cgroup")?));
+        .and_then(|text| Some((field(&text, "read_bytes:")?, field(&text, "write_bytes:")?)))
+        .or_else(|| group("io.stat").map(|text| sum_io(&text)));
+    let cpu = proc("stat")
+        .and_then(|text| cpu_ns(&text, rustix::param::clock_ticks_per_second()))
+        .or_else(|| field(&group("cpu.stat")?, "usage_usec ")?.checked_mul(1000));
+    let resident = proc("status")
+        .and_then(|text| memory(&text))
+        .or_else(|| group_memory(&group("memory.current")?, group("hugetlb.2MB.current")));
     let tap = record
         .last_start()
         .filter(|_| record.plan.network == NetworkMode::Nat);
@@ -34,13 +43,12 @@ pub(crate) fn read(dirs: &Dirs, vm: &VmHandle) -> Option<StatsView> {
             .given
             .as_ref()
             .map_or(record.plan.cpus, |given| given.cpus),
-        cpu_ns: proc("stat")
-            .and_then(|text| cpu_ns(&text, rustix::param::clock_ticks_per_second())),
+        cpu_ns: cpu,
         memory: record
             .given
             .as_ref()
             .map_or(record.plan.memory, |given| given.memory),
-        memory_used: proc("status").and_then(|text| memory(&text)),
+        memory_used: resident,
         disk: record.plan.disk,
         disk_used: VmPlace::of(dirs, &record.id).disk_used(),
         disk_read: io.map(|(read, _)| read),
@@ -84,15 +92,11 @@ fn field(text: &str, name: &str) -> Option<u64> {
     line.split_ascii_whitespace().next()?.parse().ok()
 }
 
-/// What the VMM's control group read and wrote, for a VMM of another user; only of a group that is
-/// the VM's own.
-fn cgroup_io(id: &VmId, cgroup: &str) -> Option<(u64, u64)> {
-    let path = cgroup.lines().find_map(|line| line.strip_prefix("0::"))?;
-    if !path.contains(id.as_str().trim_start_matches("vm-")) || path.contains("..") {
-        return None;
-    }
-    let text = read_proc(&format!("/sys/fs/cgroup{path}/io.stat"))?;
-    Some(sum_io(&text))
+/// The memory of a control group; huge pages are counted apart, by kernels that do.
+fn group_memory(current: &str, huge: Option<String>) -> Option<ByteSize> {
+    let huge = huge.and_then(|text| text.trim().parse::<u64>().ok());
+    let current: u64 = current.trim().parse().ok()?;
+    Some(ByteSize(current.saturating_add(huge.unwrap_or(0))))
 }
 
 fn sum_io(text: &str) -> (u64, u64) {
@@ -117,6 +121,11 @@ mod tests {
         let status = "Name:\tx\nVmRSS:\t    2048 kB\nHugetlbPages:\t    1024 kB\n";
         assert_eq!(memory(status), Some(ByteSize::mib(3)));
         assert_eq!(memory("Name:\tx\n"), None);
+        let cpu = "usage_usec 1500\nuser_usec 1000\nsystem_usec 500\n";
+        assert_eq!(field(cpu, "usage_usec "), Some(1500));
+        assert_eq!(group_memory("4096\n", None), Some(ByteSize(4096)));
+        let huge = Some("2097152\n".to_owned());
+        assert_eq!(group_memory("4096\n", huge), Some(ByteSize(2_101_248)));
         let io = "253:0 rbytes=100 wbytes=5 rios=1\n8:0 rbytes=11 wbytes=6 dbytes=0\n";
         assert_eq!(sum_io(io), (111, 11));
         assert_eq!(
