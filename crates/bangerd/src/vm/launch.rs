@@ -4,6 +4,7 @@ use super::create::fill_random;
 use super::place::VmPlace;
 use super::plan::VmPlan;
 use super::record::{VmRecord, now_unix_ms};
+use super::room;
 use super::snapshot;
 use crate::daemon::Daemon;
 use crate::network::{self, Wired};
@@ -35,8 +36,9 @@ pub(super) async fn launch(
     record: &mut VmRecord,
     place: &VmPlace,
 ) -> Result<Arc<dyn Machine>, Refusal> {
-    let engine = daemon.engine(record.plan.network).await?;
     let config = daemon.config().await?;
+    room::check_memory(daemon, record, config.engine.huge_pages).await?;
+    let engine = daemon.engine(record.plan.network).await?;
     record.engine_kind = engine.kind();
     let storage = record.plan.storage;
     let snapshots = match storage {

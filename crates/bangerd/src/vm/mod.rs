@@ -41,6 +41,7 @@ pub(crate) mod plan;
 pub(crate) mod policy;
 pub(crate) mod record;
 pub(crate) mod registry;
+mod room;
 pub(crate) mod snapshot;
 pub(crate) mod stats;
 mod stop;

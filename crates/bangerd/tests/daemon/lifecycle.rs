@@ -2,10 +2,11 @@
 
 use crate::env::{TestEnv, problem, spec};
 use crate::fake_engine::{Fault, signal};
-use banger_api::{ProblemCode, StopVm, VmState, VmView};
+use banger_api::{CreateVm, ProblemCode, StopVm, VmSpec, VmState, VmView};
 use banger_engine::Cache;
 use banger_guest::frame::{Frame, Kind};
 use banger_guest::request::{CopyOut, Dial, Exec, Exit};
+use banger_names::ByteSize;
 use bangerd::daemon::Limits;
 use rustix::process::Signal;
 use std::time::Duration;
@@ -506,4 +507,33 @@ fn signal_of_a_gone_process_reaches_nobody() {
         boot_id: String::new(),
     };
     signal(&id, Signal::KILL);
+}
+
+#[tokio::test]
+async fn a_vm_that_the_hosts_memory_cannot_hold_is_refused_and_the_others_run_on() {
+    let env = TestEnv::start().await;
+    env.create("small", true).await.unwrap();
+    let meminfo = std::fs::read_to_string("/proc/meminfo").unwrap();
+    let total = meminfo.split_ascii_whitespace().nth(1).unwrap();
+    // No host has all of it available.
+    let all = ByteSize::mib(total.parse::<u64>().unwrap() / 1024);
+    let asked = CreateVm {
+        vm: VmSpec {
+            memory: Some(all),
+            ..spec("big")
+        },
+        ..CreateVm::default()
+    };
+    env.client.steps("/v1/vms", &asked, |_| ()).await.unwrap();
+    let refused = env.start_vm("big").await.unwrap_err();
+    assert_eq!(refused.code, ProblemCode::Exhausted, "{refused:?}");
+    assert!(refused.message.contains("\"big\""), "{refused:?}");
+    assert_eq!(
+        env.get("/v1/vms/small").await.unwrap().state,
+        VmState::Running
+    );
+    for path in ["/v1/vms/big", "/v1/vms/small?force=true"] {
+        env.delete(path).await.unwrap();
+    }
+    env.assert_nothing_left().await;
 }
