@@ -9,6 +9,8 @@
     reason = "a test that cannot do its part fails there, and the story tells where it is"
 )]
 
+#[path = "installed/killed.rs"]
+mod killed;
 #[path = "installed/snapshots.rs"]
 mod snapshots;
 
@@ -47,6 +49,10 @@ fn an_installation_serves_its_owner_survives_its_services_and_leaves_nothing() {
     chapter("every day", every_day);
     chapter("a root of its own", snapshots::a_root_of_its_own);
     chapter("bounded", snapshots::bounded);
+    chapter(
+        "the daemon is killed at any moment",
+        killed::the_daemon_is_killed_at_any_moment,
+    );
     chapter("uninstalled", uninstalled);
     chapter("a helper of the daemon's own", a_helper_of_the_daemons_own);
 }

@@ -171,6 +171,8 @@ fn tell(lab: &Lab, user: &str, test: &Path, jobs: &str, scenarios: &[&str]) -> R
     let config = format!("BANGER_E2E_CONFIG={CONFIG}");
     let mut argv = vec!["setpriv", &reuid, &regid, "--init-groups", "--"];
     argv.extend(["env", "-C", home, &dist, &store, &config]);
+    let points = std::env::var("BANGER_CHAOS_POINTS").map(|n| format!("BANGER_CHAOS_POINTS={n}"));
+    argv.extend(points.iter().map(String::as_str));
     argv.extend(["RUST_BACKTRACE=0", &test, &threads, "--show-output"]);
     argv.extend(scenarios);
     run_in(lab, &argv, LIMIT)
