@@ -7,7 +7,7 @@ use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 /// How often for each operation, unless `BANGER_CHAOS_POINTS` says otherwise.
-const POINTS: u32 = 2;
+const POINTS: u32 = 1;
 
 /// Where the VM is when an operation on it begins.
 #[derive(Clone, Copy, PartialEq)]
