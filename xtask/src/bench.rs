@@ -13,7 +13,7 @@ mod inside;
 mod lab;
 mod lab_jailed;
 mod raw;
-mod report;
+pub(crate) mod report;
 mod store;
 
 use anyhow::{Context, Result, bail};

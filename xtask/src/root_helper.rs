@@ -82,9 +82,8 @@ impl Tests {
             format!("BANGER_TEST_HELPER={helper}"),
         );
         let mut argv = vec!["env", "RUST_BACKTRACE=0", "BANGER_LAB=1", &net, &vmm, &boot];
-        let points = std::env::var("BANGER_CHAOS_POINTS").unwrap_or_default();
-        let points = format!("BANGER_CHAOS_POINTS={points}");
-        argv.extend((points.len() > "BANGER_CHAOS_POINTS=".len()).then_some(points.as_str()));
+        let points = smoke::chaos_points();
+        argv.extend(points.as_deref());
         let faults = format!("BANGER_FAULTS={faults}");
         argv.extend([faults.as_str(), test.as_str(), "--test-threads=1"]);
         argv.extend(arguments);

@@ -159,6 +159,12 @@ fn attempt_once(dist: &Path, tests: &Tests, store: &Path, filter: &[&str]) -> Re
     Ok(())
 }
 
+/// How often tests in the lab kill, as a word for `env`, if the user says so.
+pub(crate) fn chaos_points() -> Option<String> {
+    let points = std::env::var("BANGER_CHAOS_POINTS").ok()?;
+    (!points.is_empty()).then(|| format!("BANGER_CHAOS_POINTS={points}"))
+}
+
 /// Runs a test program in the lab as `user`; what it says is printed, its exit code returned.
 fn tell(lab: &Lab, user: &str, test: &Path, jobs: &str, scenarios: &[&str]) -> Result<i32> {
     let name = test.file_name().and_then(|name| name.to_str());
@@ -171,8 +177,8 @@ fn tell(lab: &Lab, user: &str, test: &Path, jobs: &str, scenarios: &[&str]) -> R
     let config = format!("BANGER_E2E_CONFIG={CONFIG}");
     let mut argv = vec!["setpriv", &reuid, &regid, "--init-groups", "--"];
     argv.extend(["env", "-C", home, &dist, &store, &config]);
-    let points = std::env::var("BANGER_CHAOS_POINTS").map(|n| format!("BANGER_CHAOS_POINTS={n}"));
-    argv.extend(points.iter().map(String::as_str));
+    let points = chaos_points();
+    argv.extend(points.as_deref());
     argv.extend(["RUST_BACKTRACE=0", &test, &threads, "--show-output"]);
     argv.extend(scenarios);
     run_in(lab, &argv, LIMIT)

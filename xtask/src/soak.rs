@@ -5,6 +5,7 @@
 //! that is not the expected one, and on what is left or grows.
 
 use crate::bench::home::Home;
+use crate::bench::report::{median, millis, p99};
 use anyhow::{Context, Result, bail};
 use banger_api::client::{Client, ClientError};
 use banger_api::{CreateVm, ProblemCode, VersionView, VmSpec, VmView};
@@ -70,21 +71,15 @@ async fn soak(home: &Home, socket: &Path, size: &Size) -> Result<()> {
         "phase", "calls", "seconds", "p50 ms", "p99 ms", "RSS MiB", "files"
     );
     let files = open_files(&proc)?;
-    let line = |name: String, mut times: Vec<Duration>, start: Instant| -> Result<f64> {
-        times.sort_unstable();
-        let at = |part: usize| {
-            times
-                .get(times.len() * part / 100)
-                .copied()
-                .unwrap_or_default()
-        };
+    let line = |name: String, times: Vec<Duration>, start: Instant| -> Result<f64> {
+        let times: Vec<f64> = times.into_iter().map(millis).collect();
         let resident = home.daemon_resident_mib()?;
         println!(
             "{name:<34} {:>9} {:>8.1} {:>9.2} {:>9.2} {resident:>8.1} {:>6}",
             times.len(),
             start.elapsed().as_secs_f64(),
-            at(50).as_secs_f64() * 1e3,
-            at(99).as_secs_f64() * 1e3,
+            median(&times),
+            p99(&times),
             open_files(&proc)?,
         );
         Ok(resident)

@@ -86,7 +86,7 @@ fn as_json(rows: &[Row]) -> Value {
         .collect()
 }
 
-pub(super) fn millis(duration: Duration) -> f64 {
+pub(crate) fn millis(duration: Duration) -> f64 {
     duration.as_secs_f64() * 1000.0
 }
 
@@ -96,7 +96,7 @@ fn sorted(values: &[f64]) -> Vec<f64> {
     values
 }
 
-pub(super) fn median(values: &[f64]) -> f64 {
+pub(crate) fn median(values: &[f64]) -> f64 {
     let values = sorted(values);
     let half = values.len() / 2;
     match values.len() {
@@ -107,7 +107,7 @@ pub(super) fn median(values: &[f64]) -> f64 {
 }
 
 /// The value that 99 of 100 do not exceed; of fewer than a hundred values, the largest.
-fn p99(values: &[f64]) -> f64 {
+pub(crate) fn p99(values: &[f64]) -> f64 {
     let values = sorted(values);
     let rank = (values.len() * 99).div_ceil(100);
     values

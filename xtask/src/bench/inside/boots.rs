@@ -1,9 +1,9 @@
 //! `banger run -- true` and raw Firecracker, turn by turn.
 
-use super::timed::{Hung, LIMIT, Timed, took};
+use super::timed::{Hung, Run, Timed, took};
 use super::{Boots, LabBroke, SIZE, Vm, banger, base};
 use crate::bench::report::millis;
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use banger_guest::frame::READY_PORT;
 use serde_json::{Value, json};
 use std::fs::{self, File};
@@ -20,9 +20,6 @@ const LINE_LIMIT: Duration = Duration::from_millis(200);
 
 /// The socket of the VM's vsock, as its machine file names it.
 const VSOCK: &str = "vsock.sock";
-
-/// What `banger -v run` says when the agent is ready.
-const BOOTED: &str = " booted in ";
 
 pub(super) fn measure(kernel: &str, runs: usize) -> Result<Boots> {
     let raw = RawVm::like_ours(kernel)?;
@@ -63,33 +60,9 @@ struct Bare {
     line: Option<Duration>,
 }
 
-struct Run {
-    ready: Duration,
-    whole: Duration,
-    daemon_ms: f64,
-}
-
 fn run(kernel: &str) -> Result<Run> {
     let words = ["-v", "run", "--kernel", kernel];
-    let mut command = banger(&[&words[..], &SIZE, &["--", "true"]].concat())?;
-    command.stderr(Stdio::piped());
-    let mut process = Timed::spawn(&mut command)?;
-    let mut stderr = process.child().stderr.take().context("no standard error")?;
-    let (line, ready) = process.line(&mut stderr, BOOTED, LIMIT)?;
-    let (status, whole) = process.end()?;
-    if !status.success() {
-        bail!("banger run ended with {status}");
-    }
-    let daemon_ms = line
-        .split_once(BOOTED)
-        .and_then(|(_, rest)| rest.split_once(" ms"))
-        .and_then(|(number, _)| number.parse().ok())
-        .with_context(|| format!("no time in {line:?}"))?;
-    Ok(Run {
-        ready,
-        whole,
-        daemon_ms,
-    })
+    Run::timed(&mut banger(&[&words[..], &SIZE, &["--", "true"]].concat())?)
 }
 
 /// What the daemon had Firecracker boot, to be booted by hand.

@@ -2,7 +2,7 @@
 //! same boot by bare Firecracker and by the bare jailer. This is run as root.
 
 use super::bare::Bare;
-use super::timed::{LIMIT, Timed, must, said};
+use super::timed::{Run, must, said};
 use super::{Jailed, LabBroke, VM, base};
 use crate::bench::report::millis;
 use anyhow::{Context, Result, bail};
@@ -11,16 +11,12 @@ use std::fs;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::Duration;
 
 /// What a VM is given, on all sides of a ratio.
 const SIZE: [&str; 4] = ["--network", "nat", "--memory", "256M"];
 
 /// The owner of the installation, by number.
 const OWNER: u32 = 1000;
-
-/// What `banger -v run` says when the agent is ready.
-const BOOTED: &str = " booted in ";
 
 /// Where the kernel tells of what is executed.
 const TRACE: &str = "/sys/kernel/tracing";
@@ -124,33 +120,9 @@ fn vmlinux() -> Result<PathBuf> {
     }
 }
 
-struct Run {
-    ready: Duration,
-    whole: Duration,
-    daemon_ms: f64,
-}
-
 fn run(kernel: &str, storage: &str) -> Result<Run> {
     let words = ["-v", "run", "--kernel", kernel, "--storage", storage];
-    let mut command = banger(&[&words[..], &SIZE, &["--", "true"]].concat());
-    command.stderr(Stdio::piped());
-    let mut process = Timed::spawn(&mut command)?;
-    let mut stderr = process.child().stderr.take().context("no standard error")?;
-    let (line, ready) = process.line(&mut stderr, BOOTED, LIMIT)?;
-    let (status, whole) = process.end()?;
-    if !status.success() {
-        bail!("banger run ended with {status}");
-    }
-    let daemon_ms = line
-        .split_once(BOOTED)
-        .and_then(|(_, rest)| rest.split_once(" ms"))
-        .and_then(|(number, _)| number.parse().ok())
-        .with_context(|| format!("no time in {line:?}"))?;
-    Ok(Run {
-        ready,
-        whole,
-        daemon_ms,
-    })
+    Run::timed(&mut banger(&[&words[..], &SIZE, &["--", "true"]].concat()))
 }
 
 /// The programs that the whole host executes while `work` is done, in order, by the kernel's word.

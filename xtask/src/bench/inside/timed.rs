@@ -6,12 +6,48 @@ use rustix::fd::{AsFd, OwnedFd};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use std::fmt;
 use std::io::Read;
-use std::process::{Child, Command, ExitStatus};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 /// How long anything may take, on the lab's clock. The longest takes two seconds; and a lab that
 /// hangs comes to this limit only after many times that.
 pub(super) const LIMIT: Duration = Duration::from_secs(10);
+
+/// What `banger -v run` says when the agent is ready.
+const BOOTED: &str = " booted in ";
+
+/// A `banger -v run`, from its spawn.
+pub(super) struct Run {
+    /// To when it knew that the agent was ready.
+    pub(super) ready: Duration,
+    /// To its end.
+    pub(super) whole: Duration,
+    /// What the daemon said of the boot, in milliseconds.
+    pub(super) daemon_ms: f64,
+}
+
+impl Run {
+    /// Runs such a command to its end, which must be a success.
+    pub(super) fn timed(command: &mut Command) -> Result<Self> {
+        let mut process = Timed::spawn(command.stderr(Stdio::piped()))?;
+        let mut stderr = process.child().stderr.take().context("no standard error")?;
+        let (line, ready) = process.line(&mut stderr, BOOTED, LIMIT)?;
+        let (status, whole) = process.end()?;
+        if !status.success() {
+            bail!("banger run ended with {status}");
+        }
+        let daemon_ms = line
+            .split_once(BOOTED)
+            .and_then(|(_, rest)| rest.split_once(" ms"))
+            .and_then(|(number, _)| number.parse().ok())
+            .with_context(|| format!("no time in {line:?}"))?;
+        Ok(Self {
+            ready,
+            whole,
+            daemon_ms,
+        })
+    }
+}
 
 /// A process did not do in time what was waited for.
 #[derive(Debug)]
