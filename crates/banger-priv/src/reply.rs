@@ -57,7 +57,7 @@ pub struct Status {
 pub struct Others {
     /// The chains, 16 at most.
     pub chains: Vec<OtherChain>,
-    /// Whether some rule of others is about our bridge by its name.
+    /// Whether some rule of others is about our bridge by its name; not looked for without a chain.
     pub name_bridge: bool,
 }
 

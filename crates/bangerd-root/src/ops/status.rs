@@ -40,13 +40,17 @@ fn others(helper: &Helper) -> Result<Others, Refusal> {
     let mut nft = rules::open()?;
     let chains = nft.forward_chains().map_err(wrong)?;
     let theirs = chains.into_iter().filter(|chain| chain.table != TABLE);
+    let chains: Vec<_> = theirs.take(MAX_CHAINS).map(shown).collect();
     let bridge = helper.ledger().bridge().cloned();
     let name_bridge = match &bridge {
-        Some(bridge) => nft.is_named_beside(TABLE, bridge.name.as_str().as_bytes()),
-        None => Ok(false),
+        // Every rule of the host is read for that.
+        Some(bridge) if !chains.is_empty() => {
+            nft.is_named_beside(TABLE, bridge.name.as_str().as_bytes())
+        }
+        _ => Ok(false),
     };
     Ok(Others {
-        chains: theirs.take(MAX_CHAINS).map(shown).collect(),
+        chains,
         name_bridge: name_bridge.map_err(wrong)?,
     })
 }
