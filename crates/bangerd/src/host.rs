@@ -181,13 +181,13 @@ fn state_checks(daemon: &Daemon) -> Vec<Check> {
     let orphans = daemon.orphans();
     if let Some(first) = orphans.first() {
         let place = VmPlace::of(daemon.dirs(), &first.id);
-        let why = first.copy.as_ref().err().map_or("", String::as_str);
         checks.push(absent(
             "state.unknown",
             &format!(
-                "{} directories of VMs that the database does not know, as {}: {why}",
+                "{} directories of VMs that the database does not know, as {}: {}",
                 orphans.len(),
-                place.state.display()
+                place.state.display(),
+                first.why
             ),
             "banger doctor --fix removes them, with what is on their disks",
         ));

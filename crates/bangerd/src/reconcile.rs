@@ -75,7 +75,7 @@ pub(crate) async fn reconcile(daemon: &Arc<Daemon>) -> Result<(), Refusal> {
             settled.push((record, machine));
         }
     }
-    let may_change = daemon.condition().refuse_changes().is_ok();
+    let may_change = daemon.condition().may_change();
     let is_reclaimed = may_change && reclaim(daemon, kept).await;
     for (mut record, machine) in settled {
         if machine.is_none() && is_reclaimed {
@@ -104,7 +104,7 @@ async fn settle(
     let before = record.state;
     let goes = record.plan.ephemeral || record.state == VmState::Removing;
     let fate = fate_of(daemon, &record, &place, log_cap).await;
-    if daemon.condition().refuse_changes().is_err() {
+    if !daemon.condition().may_change() {
         return Some(shown(record, fate));
     }
     let machine = match fate {
@@ -252,22 +252,19 @@ async fn recover(daemon: &Arc<Daemon>, rows: &[VmRecord]) -> Result<Vec<VmRecord
     let found = found.map_err(|error| Refusal::io(format!("look into {root:?}"), &error))?;
     let mut recovered = Vec::new();
     let mut left = Vec::new();
-    for orphan in found {
-        let taken_up = match &orphan.copy {
-            Ok(record) => take_up(daemon, record.as_ref().clone()).await,
-            Err(why) => Err(why.clone()),
+    for copy in found {
+        let taken_up = match copy {
+            Ok(record) => take_up(daemon, record).await,
+            Err(orphan) => Err(orphan),
         };
         match taken_up {
             Ok(record) => {
                 tracing::warn!(vm = %record.id, name = %record.plan.name, "its row was lost; recovered");
                 recovered.push(record);
             }
-            Err(why) => {
-                tracing::error!(vm = %orphan.id, why, "a VM's directory without a row; left as it is");
-                left.push(Orphan {
-                    copy: Err(why),
-                    ..orphan
-                });
+            Err(orphan) => {
+                tracing::error!(vm = %orphan.id, why = orphan.why, "a VM's directory without a row; left as it is");
+                left.push(orphan);
             }
         }
     }
@@ -275,26 +272,28 @@ async fn recover(daemon: &Arc<Daemon>, rows: &[VmRecord]) -> Result<Vec<VmRecord
     Ok(recovered)
 }
 
-/// Gives a VM its row again; under another name if its own is taken by now.
-async fn take_up(daemon: &Daemon, mut record: VmRecord) -> Result<VmRecord, String> {
-    match daemon.database().insert(&mut record, None).await {
-        Err(StoreError::Taken { what: "name", .. }) => {
-            let digits = record.id.as_str().trim_start_matches("vm-");
-            record.plan.name =
-                VmName::parse(&format!("recovered-{digits}")).expect("it is a label");
-            let inserted = daemon.database().insert(&mut record, None).await;
-            inserted.map_err(|error| error.to_string())?;
+/// Gives a VM its row again; under another name if its own is taken by now, and with another
+/// address at its next start if that is.
+async fn take_up(daemon: &Daemon, mut record: VmRecord) -> Result<VmRecord, Orphan> {
+    let digits = record.id.as_str().trim_start_matches("vm-");
+    let other_name = VmName::parse(&format!("recovered-{digits}")).expect("it is a label");
+    loop {
+        match daemon.database().insert(&mut record, None).await {
+            Ok(()) => return Ok(record),
+            Err(StoreError::Taken { what: "name", .. }) if record.plan.name != other_name => {
+                record.plan.name = other_name.clone();
+            }
+            Err(StoreError::Taken {
+                what: "address", ..
+            }) if record.address.is_some() => record.address = None,
+            Err(error) => {
+                return Err(Orphan {
+                    id: record.id,
+                    why: error.to_string(),
+                });
+            }
         }
-        Err(StoreError::Taken {
-            what: "address", ..
-        }) => {
-            record.address = None;
-            let inserted = daemon.database().insert(&mut record, None).await;
-            inserted.map_err(|error| error.to_string())?;
-        }
-        other => other.map_err(|error| error.to_string())?,
     }
-    Ok(record)
 }
 
 /// Removes what the start found and left, and everything of the helper's that belongs to no VM

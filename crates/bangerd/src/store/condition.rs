@@ -12,6 +12,11 @@ use std::sync::PoisonError;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 impl Condition {
+    /// Whether what is changed is kept.
+    pub(crate) fn may_change(&self) -> bool {
+        !matches!(self, Self::Newer { .. })
+    }
+
     /// Refuses whatever changes something, where that would not be kept.
     pub(crate) fn refuse_changes(&self) -> Result<(), Refusal> {
         match self {

@@ -17,9 +17,17 @@ const NAME: &str = "vm.json";
 /// The largest copy that is read, in bytes.
 const MAX_COPY: u64 = 256 << 10;
 
+/// Writes a VM's copy. One that cannot be written is told and no failure: the row is what counts,
+/// and the copy is written again with its next change.
+pub(super) fn keep(root: &Path, record: &VmRecord) {
+    if let Err(error) = write(root, record) {
+        tracing::warn!(vm = %record.id, %error, "write the copy of a record");
+    }
+}
+
 /// Writes the copy of a VM below `root`, the directory of all VMs' state. One that is not
 /// meant to last has none, nor has one whose directory is not there yet.
-pub(super) fn write(root: &Path, record: &VmRecord) -> io::Result<()> {
+fn write(root: &Path, record: &VmRecord) -> io::Result<()> {
     let dir = root.join(record.id.as_str());
     if record.plan.ephemeral || !dir.is_dir() {
         return Ok(());
@@ -44,17 +52,21 @@ pub(super) fn write(root: &Path, record: &VmRecord) -> io::Result<()> {
     Ok(())
 }
 
-/// A VM's directory that no row knows.
+/// A VM's directory that no row knows and that has no copy of a record either.
 #[derive(Debug, Clone)]
 pub(crate) struct Orphan {
     /// The VM.
     pub(crate) id: VmId,
-    /// Its record's copy, or why there is none that can be used.
-    pub(crate) copy: Result<Box<VmRecord>, String>,
+    /// Why its copy cannot be used.
+    pub(crate) why: String,
 }
 
-/// The directories below `root` of VMs that are not `known`, by id.
-pub(crate) fn orphans(root: &Path, known: impl Fn(&VmId) -> bool) -> io::Result<Vec<Orphan>> {
+/// The directories below `root` of VMs that are not `known`, by id: their records' copies, and
+/// those without one.
+pub(crate) fn orphans(
+    root: &Path,
+    known: impl Fn(&VmId) -> bool,
+) -> io::Result<Vec<Result<VmRecord, Orphan>>> {
     let entries = match std::fs::read_dir(root) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         entries => entries?,
@@ -66,15 +78,21 @@ pub(crate) fn orphans(root: &Path, known: impl Fn(&VmId) -> bool) -> io::Result<
             continue; // not ours
         };
         if !known(&id) {
-            let copy = read(&root.join(id.as_str()), &id).map_err(|error| error.to_string());
-            found.push(Orphan { id, copy });
+            let copy = read(&root.join(id.as_str()), &id);
+            found.push((id, copy));
         }
     }
-    found.sort_by(|one, other| one.id.as_str().cmp(other.id.as_str()));
-    Ok(found)
+    found.sort_by(|(one, _), (other, _)| one.as_str().cmp(other.as_str()));
+    let judged = found.into_iter().map(|(id, copy)| {
+        copy.map_err(|error| Orphan {
+            id,
+            why: error.to_string(),
+        })
+    });
+    Ok(judged.collect())
 }
 
-fn read(dir: &Path, id: &VmId) -> io::Result<Box<VmRecord>> {
+fn read(dir: &Path, id: &VmId) -> io::Result<VmRecord> {
     let text = files::read_small(&dir.join(NAME), MAX_COPY)?;
     let record: VmRecord = serde_json::from_str(&text)?;
     if record.id != *id {
@@ -83,5 +101,5 @@ fn read(dir: &Path, id: &VmId) -> io::Result<Box<VmRecord>> {
             "it is another VM's record",
         ));
     }
-    Ok(Box::new(record))
+    Ok(record)
 }

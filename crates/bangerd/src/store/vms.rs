@@ -75,14 +75,19 @@ impl Database {
                 .map_err(|error| taken(error, &row))?;
             if changed > 0
                 && let Some(vms) = vms
-                && let Err(error) = copies::write(&vms, &record)
             {
-                // The row is what counts; the copy is written again with the next change.
-                tracing::warn!(vm = %record.id, %error, "write the copy of a record");
+                copies::keep(&vms, &record);
             }
             Ok(())
         })
         .await
+    }
+
+    /// Writes the copy of a record whose row is there. Blocks.
+    pub(crate) fn keep_copy(&self, record: &VmRecord) {
+        if let Some(vms) = &self.vms {
+            copies::keep(vms, record);
+        }
     }
 
     /// Removes a VM; one that is gone already is no error.

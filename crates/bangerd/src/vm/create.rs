@@ -138,17 +138,15 @@ async fn insert(
             Err(error) => return Err(error.into()),
         }
         let place = VmPlace::of(daemon.dirs(), &id);
-        let made = tokio::task::spawn_blocking(move || place.make_state()).await;
-        let made = made.unwrap_or_else(|error| Err(error.into()));
-        let made = match made {
-            // Once more, now that its copy has a place.
-            Ok(()) if !record.plan.ephemeral => {
-                let stored = daemon.database().update(&record).await;
-                stored.map_err(Refusal::from)
-            }
-            made => made.map_err(|error| Refusal::io("make the VM's directory", &error)),
-        };
-        if let Err(mut refusal) = made {
+        let (database, stored) = (daemon.database().clone(), record.clone());
+        let made = tokio::task::spawn_blocking(move || {
+            place.make_state()?;
+            database.keep_copy(&stored);
+            Ok(())
+        });
+        let made = made.await.unwrap_or_else(|error| Err(error.into()));
+        if let Err(error) = made {
+            let mut refusal = Refusal::io("make the VM's directory", &error);
             if let Err(undo) = daemon.database().delete(&id).await {
                 refusal.0.causes.push(format!("and its row stays: {undo}"));
             }
