@@ -66,11 +66,6 @@ pub(crate) fn or_dash<T: ToString>(value: Option<T>) -> String {
     value.map_or_else(|| "-".to_owned(), |value| value.to_string())
 }
 
-/// A rate for people.
-pub(crate) fn per_second(rate: Option<u64>) -> String {
-    or_dash(rate.map(|bytes| format!("{}/s", ByteSize(bytes))))
-}
-
 /// A share of a CPU for people.
 pub(crate) fn percent(share: Option<f64>) -> String {
     or_dash(share.map(|share| format!("{share:.1}%")))

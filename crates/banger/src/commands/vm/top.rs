@@ -1,5 +1,7 @@
 //! `banger vm top`
 
+mod columns;
+mod looks;
 mod picture;
 
 use super::stats;
@@ -8,6 +10,7 @@ use crate::error::CliError;
 use crate::session::terminal::{self, RawMode};
 use crate::ui::screen::{self, Screen};
 use crate::usage::Meter;
+use looks::Looks;
 use picture::{Order, Picture};
 use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
@@ -51,7 +54,7 @@ impl Args {
         let mut ended = signal(SignalKind::terminate()).map_err(caught)?;
         let mut hung_up = signal(SignalKind::hangup()).map_err(caught)?;
         let mut meter = Meter::default();
-        let mut picture = Picture::new(self.sort, screen::is_styled());
+        let mut picture = Picture::new(self.sort, Looks::of_terminal(screen::is_styled()));
         picture.take(meter.read(stats::read(&client, &[]).await?));
         let output = |source: std::io::Error| CliError::output(&source);
         let _raw = RawMode::enter()?;

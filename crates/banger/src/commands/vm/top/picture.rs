@@ -1,12 +1,15 @@
 //! The picture that `vm top` shows: pure, from what was read to lines that fit the terminal.
 
+use super::columns::{BAR, Column, GAP, Layout, cpu_share, cut, memory_share, pad};
+use super::looks::Looks;
 use crate::ui::sanitize;
-use crate::usage::{Usage, or_dash, per_second, percent};
-use banger_names::ByteSize;
+use crate::usage::Usage;
+use banger_names::{ByteSize, VmId};
 use std::cmp::Ordering;
+use std::collections::{HashMap, VecDeque};
 
-/// How wide a bar is, in characters.
-const BAR: usize = 10;
+/// How many readings of a VM's CPU are kept and drawn.
+pub(super) const HISTORY: usize = 20;
 
 /// What rows are sorted by; the largest come first, names in their own order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -18,42 +21,47 @@ pub(super) enum Order {
     Name,
 }
 
-/// The columns: heading, width, and what sorts by it.
-const COLUMNS: [(&str, usize, Option<Order>); 7] = [
-    ("NAME", 20, Some(Order::Name)),
-    ("CPU", 20, Some(Order::Cpu)),
-    ("MEMORY", 31, Some(Order::Memory)),
-    ("READ/WRITE", 24, Some(Order::Disk)),
-    ("RECEIVED/SENT", 24, Some(Order::Network)),
-    ("DISK USED", 10, None),
-    ("ID", 11, None),
-];
-
 /// What is shown, and how.
 #[derive(Debug)]
 pub(super) struct Picture {
     rows: Vec<Usage>,
+    /// The share of its CPUs that each VM used at the last readings, the newest last.
+    history: HashMap<VmId, VecDeque<f64>>,
+    layout: Layout,
     order: Order,
     is_reversed: bool,
     first: usize,
     failure: Option<String>,
-    is_styled: bool,
+    looks: Looks,
 }
 
 impl Picture {
-    pub(super) fn new(order: Order, is_styled: bool) -> Self {
+    pub(super) fn new(order: Order, looks: Looks) -> Self {
         Self {
             rows: Vec::new(),
+            history: HashMap::new(),
+            layout: Layout::default(),
             order,
             is_reversed: false,
             first: 0,
             failure: None,
-            is_styled,
+            looks,
         }
     }
 
     /// Shows this from now on.
     pub(super) fn take(&mut self, rows: Vec<Usage>) {
+        let mut before = std::mem::take(&mut self.history);
+        for row in &rows {
+            let id = &row.total.id;
+            let mut shares = before.remove(id).unwrap_or_default();
+            if shares.len() == HISTORY {
+                shares.pop_front();
+            }
+            shares.push_back(cpu_share(row));
+            self.history.insert(id.clone(), shares);
+        }
+        self.layout.widen(&rows);
         self.rows = rows;
         self.failure = None;
         self.arrange();
@@ -112,19 +120,14 @@ impl Picture {
     pub(super) fn draw(&mut self, cols: usize, rows: usize) -> Vec<String> {
         let room = rows.saturating_sub(4);
         self.first = self.first.min(self.rows.len().saturating_sub(room));
-        let mut lines = vec![cut(&self.summary(), cols), String::new()];
-        let headings = COLUMNS.map(|(heading, width, order)| {
-            let is_sorted = order == Some(self.order);
-            let mark = match (is_sorted, self.is_reversed) {
-                (true, false) => "*",
-                (true, true) => "*r",
-                _ => "",
-            };
-            pad(&format!("{heading}{mark}"), width)
-        });
-        lines.push(self.style(&cut(&headings.join(" "), cols)));
+        let columns = self.layout.fitting(cols);
+        let mut lines = vec![
+            self.looks.bold(&cut(&self.summary(), cols)),
+            String::new(),
+            self.looks.inverse(&pad(&self.headings(&columns), cols)),
+        ];
         for row in self.rows.iter().skip(self.first).take(room) {
-            lines.push(cut(&cells(row).join(" "), cols));
+            lines.push(self.row(row, &columns, cols));
         }
         if self.rows.is_empty() {
             lines.push(cut("no VM runs: banger vm start NAME", cols));
@@ -133,9 +136,38 @@ impl Picture {
             lines.push(String::new());
         }
         let keys = "sort: c cpu  m memory  d disk  n network  a name   r reverse   q leave";
-        lines.push(self.style(&cut(keys, cols)));
+        lines.push(self.looks.faint(&cut(keys, cols)));
         lines.truncate(rows);
         lines
+    }
+
+    fn headings(&self, columns: &[Column]) -> String {
+        let marked = |column: &Column| {
+            let mark = match (column.order() == Some(self.order), self.is_reversed) {
+                (false, _) => "",
+                (true, false) => self.looks.down(),
+                (true, true) => self.looks.up(),
+            };
+            self.layout
+                .place(*column, &format!("{}{mark}", column.heading()))
+        };
+        columns.iter().map(marked).collect::<Vec<_>>().join(GAP)
+    }
+
+    fn row(&self, row: &Usage, columns: &[Column], cols: usize) -> String {
+        if columns.is_empty() {
+            return cut(row.total.name.as_str(), cols);
+        }
+        let cell = |column: &Column| match column {
+            Column::CpuGraph => {
+                let shares = self.history.get(&row.total.id);
+                self.looks
+                    .graph(shares.into_iter().flatten().copied(), HISTORY)
+            }
+            Column::MemoryBar => self.looks.bar(memory_share(row), BAR),
+            other => self.layout.place(*other, &other.text(row)),
+        };
+        columns.iter().map(cell).collect::<Vec<_>>().join(GAP)
     }
 
     fn summary(&self) -> String {
@@ -150,71 +182,6 @@ impl Picture {
         let vms = if count == 1 { "VM" } else { "VMs" };
         format!("banger: {count} {vms}, CPU {cpu:.1}%, memory {used} of {given}")
     }
-
-    fn style(&self, text: &str) -> String {
-        if self.is_styled {
-            format!("\x1b[7m{text}\x1b[0m")
-        } else {
-            text.to_owned()
-        }
-    }
-}
-
-fn cells(row: &Usage) -> Vec<String> {
-    let total = &row.total;
-    let share = row.cpu_percent.unwrap_or(0.0) / 100.0 / f64::from(total.cpus.max(1));
-    let used = total.memory_used.map_or(0, |used| used.0);
-    let texts = [
-        sanitize::line(total.name.as_str()),
-        format!("{} {:>7}", bar(share), percent(row.cpu_percent)),
-        format!(
-            "{} {:>8} / {}",
-            bar(ratio(used, total.memory.0)),
-            or_dash(total.memory_used),
-            total.memory
-        ),
-        pair(row.disk_read_per_s, row.disk_written_per_s),
-        pair(row.net_received_per_s, row.net_sent_per_s),
-        total.disk_used.to_string(),
-        total.id.to_string(),
-    ];
-    let widths = COLUMNS.iter().map(|(_, width, _)| *width);
-    texts
-        .iter()
-        .zip(widths)
-        .map(|(text, width)| pad(text, width))
-        .collect()
-}
-
-fn pair(one: Option<u64>, other: Option<u64>) -> String {
-    match (one, other) {
-        (None, None) => "-".to_owned(),
-        _ => format!("{} {}", per_second(one), per_second(other)),
-    }
-}
-
-/// How much of `whole` is `part`, to a thousandth.
-fn ratio(part: u64, whole: u64) -> f64 {
-    let permille = u128::from(part) * 1000 / u128::from(whole.max(1));
-    f64::from(u32::try_from(permille).unwrap_or(u32::MAX)) / 1000.0
-}
-
-fn bar(share: f64) -> String {
-    let full = (1..=BAR)
-        .filter(|step| {
-            let middle = (f64::from(u8::try_from(*step).unwrap_or(u8::MAX)) - 0.5) / 10.0;
-            share >= middle
-        })
-        .count();
-    format!("[{}{}]", "|".repeat(full), " ".repeat(BAR - full))
-}
-
-fn pad(text: &str, width: usize) -> String {
-    format!("{:<width$}", cut(text, width))
-}
-
-fn cut(text: &str, width: usize) -> String {
-    text.chars().take(width).collect()
 }
 
 #[cfg(test)]
@@ -235,7 +202,7 @@ mod tests {
             reading("b", 3, 1000, 100),
             reading("c", 2, 1000, 700),
         ]);
-        let mut picture = Picture::new(Order::Cpu, false);
+        let mut picture = Picture::new(Order::Cpu, Looks::PLAIN);
         picture.take(rows);
         picture
     }
@@ -243,7 +210,7 @@ mod tests {
     fn names(lines: &[String]) -> String {
         lines[3..]
             .iter()
-            .filter(|line| line.contains("vm-"))
+            .filter(|line| line.contains('%'))
             .map(|line| &line[..1])
             .collect()
     }
@@ -276,7 +243,11 @@ mod tests {
             shown[0],
             "banger: 3 VMs, CPU 230.0%, memory 600 MiB of 3 GiB"
         );
-        assert!(shown[3].contains("[||||||||  ]  150.0%"), "{shown:?}");
+        assert!(shown[3].contains("150.0% "), "{shown:?}");
+        assert!(
+            shown[3].contains("[|         ]  100 MiB / 1 GiB"),
+            "{shown:?}"
+        );
         // Only as many as fit, and the others by scrolling.
         assert_eq!(names(&picture.draw(200, 6)), "ac");
         for _ in 0..9 {
