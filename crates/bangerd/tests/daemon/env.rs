@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use tempfile::TempDir;
+use tokio::runtime::Runtime;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -31,10 +32,21 @@ pub(crate) struct TestEnv {
     running: Option<Running>,
 }
 
+/// A daemon, with threads of its own: all that it does can end at once.
 struct Running {
     daemon: Arc<Daemon>,
     stop: CancellationToken,
     server: JoinHandle<()>,
+    runtime: Runtime,
+}
+
+impl Drop for TestEnv {
+    fn drop(&mut self) {
+        // Within a runtime no other may be waited for.
+        if self.running.is_some() {
+            self.lose();
+        }
+    }
 }
 
 impl TestEnv {
@@ -87,14 +99,24 @@ impl TestEnv {
             agent: Some(elf(self.temp.path())),
             limits: self.limits,
         };
-        let daemon = startup::open(options).await.unwrap();
-        let listener = startup::bind(&self.dirs.socket()).unwrap();
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .enable_all()
+            .build()
+            .unwrap();
+        let opened = runtime.spawn(startup::open(options)).await;
+        let daemon = opened.unwrap().unwrap();
         let stop = CancellationToken::new();
-        let server = tokio::spawn(listen::serve(Arc::clone(&daemon), listener, stop.clone()));
+        let server = {
+            let _entered = runtime.enter();
+            let listener = startup::bind(&self.dirs.socket()).unwrap();
+            runtime.spawn(listen::serve(Arc::clone(&daemon), listener, stop.clone()))
+        };
         self.running = Some(Running {
             daemon,
             stop,
             server,
+            runtime,
         });
     }
 
@@ -102,14 +124,20 @@ impl TestEnv {
     pub(crate) async fn close(&mut self) {
         let running = self.running.take().unwrap();
         running.stop.cancel();
-        running.daemon.shutdown().await;
+        let daemon = Arc::clone(&running.daemon);
+        let ended = running
+            .runtime
+            .spawn(async move { daemon.shutdown().await });
+        ended.await.unwrap();
         running.server.await.unwrap();
+        running.runtime.shutdown_background();
     }
 
-    /// Forgets the daemon, as if it had been killed: nothing is let go of in order.
+    /// Loses the daemon, as if it had been killed: nothing is let go of in order, and none of its
+    /// tasks goes on.
     pub(crate) fn lose(&mut self) {
         let running = self.running.take().unwrap();
-        running.server.abort();
+        running.runtime.shutdown_background();
     }
 
     /// Has the daemon import a kernel and the image `debian`.

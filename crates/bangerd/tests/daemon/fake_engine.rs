@@ -11,6 +11,7 @@ use std::collections::HashMap;
 use std::os::unix::process::ExitStatusExt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
+use tokio::runtime::Handle;
 use tokio::sync::watch;
 
 /// Where the engine fails.
@@ -33,6 +34,8 @@ pub(crate) struct FakeEngine {
     pub(crate) guest: Arc<Guest>,
     started: watch::Sender<usize>,
     last_spec: Mutex<Option<MachineSpec>>,
+    /// Where its machines live: a daemon that is lost takes none of them with it.
+    runtime: Handle,
 }
 
 #[derive(Debug, Clone)]
@@ -54,6 +57,7 @@ impl FakeEngine {
             guest: Arc::default(),
             started: watch::Sender::new(0),
             last_spec: Mutex::default(),
+            runtime: Handle::current(),
         })
     }
 
@@ -136,6 +140,7 @@ impl Engine for FakeEngine {
                 reason: "it was told to fail".into(),
             });
         }
+        let _entered = self.runtime.enter();
         let child = tokio::process::Command::new("/bin/sleep")
             .arg("600")
             .current_dir(&place.run_dir)

@@ -60,15 +60,21 @@ struct Jailed {
 }
 
 /// The fake. Clones of the [`Arc`] see the same state, as daemons that follow each other do.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct FakeHelper {
     state: Mutex<State>,
     pub(crate) guest: Arc<Guest>,
+    /// Where its jails live: a daemon that is lost takes none of them with it.
+    runtime: Handle,
 }
 
 impl FakeHelper {
     pub(crate) fn new() -> Arc<Self> {
-        Arc::default()
+        Arc::new(Self {
+            state: Mutex::default(),
+            guest: Arc::default(),
+            runtime: Handle::current(),
+        })
     }
 
     /// As the daemon has it.
@@ -163,6 +169,7 @@ impl Link for FakeHelper {
         if due == Some(Fault::Refuses) {
             return Err(refuse(RefusalKind::Failed, "it was told to fail"));
         }
+        let _entered = self.runtime.enter();
         let done = state.carry_out(request, files, &self.guest);
         if due == Some(Fault::Vanishes) {
             return Err(ClientError::Lost(std::io::ErrorKind::UnexpectedEof.into()));
