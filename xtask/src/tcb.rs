@@ -9,7 +9,7 @@ use std::path::Path;
 
 /// The crates of ours that the root helper is made of.
 const OURS: [&str; 6] = [
-    "banger-names",
+    "banger-ids",
     "banger-ipc",
     "banger-priv",
     "banger-bus",
@@ -19,7 +19,7 @@ const OURS: [&str; 6] = [
 
 /// The most that each may be. To raise one is a decision, to be said in the commit that does.
 const BUDGET: [(&str, usize); 4] = [
-    ("code lines", 9_000),
+    ("code lines", 8_500),
     ("crates", 30),
     ("unsafe blocks", 60),
     ("verbs", 18),

@@ -1,6 +1,6 @@
 //! A content digest: `sha256:` and 64 lower-case hexadecimal digits.
 
-use crate::{InvalidName, text_type};
+use banger_ids::{InvalidName, text_type};
 use serde::{Deserialize, Serialize};
 
 /// The SHA-256 of some content, by which it is stored.

@@ -1,6 +1,6 @@
 //! Durations, written as people write them: `90s`, `5m`, `1h30m`, `250ms`; a bare number is seconds.
 
-use crate::InvalidName;
+use banger_ids::InvalidName;
 use std::time::Duration;
 
 /// Parses a duration made of numbers with the units `ms s m h d`; a bare number is seconds.

@@ -1,78 +1,17 @@
 //! Names, ids and sizes: parsed once, then trusted by their type.
 //!
 //! Every value here can be made only by parsing, so a function that takes one
-//! need not check it again. Nothing here does I/O.
+//! need not check it again. Nothing here does I/O. What root works with is in `banger-ids`, which
+//! everybody else has from here.
 #![forbid(unsafe_code)]
 
 mod digest;
 mod duration;
 mod name;
-mod network;
 mod size;
-mod vm_id;
-mod vm_ref;
 
+pub use banger_ids::{BridgeName, InvalidName, Subnet, VmId, VmRef, guest_mac};
 pub use digest::Digest;
 pub use duration::{format_duration, parse_duration};
 pub use name::{KernelName, Tag, VmName};
-pub use network::{BridgeName, Subnet, guest_mac};
 pub use size::ByteSize;
-pub use vm_id::VmId;
-pub use vm_ref::VmRef;
-
-/// Why a text is not the thing it was meant to be. The message names the text and the rule.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{what} {text:?} {rule}")]
-pub struct InvalidName {
-    /// What the text was meant to be, as "VM name".
-    pub what: &'static str,
-    /// The text, cut to its first 80 characters.
-    pub text: String,
-    /// The rule it breaks, as "is longer than 63 characters".
-    pub rule: &'static str,
-}
-
-impl InvalidName {
-    pub(crate) fn new(what: &'static str, text: &str, rule: &'static str) -> Self {
-        Self {
-            what,
-            text: text.chars().take(80).collect(),
-            rule,
-        }
-    }
-}
-
-/// Implements the conversions that every parsed text has: `FromStr`, `TryFrom<String>`
-/// (and through it serde), `Display`, `AsRef<str>`.
-macro_rules! text_type {
-    ($type:ident) => {
-        impl std::str::FromStr for $type {
-            type Err = crate::InvalidName;
-            fn from_str(text: &str) -> Result<Self, Self::Err> {
-                Self::parse(text)
-            }
-        }
-        impl TryFrom<String> for $type {
-            type Error = crate::InvalidName;
-            fn try_from(text: String) -> Result<Self, Self::Error> {
-                Self::parse(&text)
-            }
-        }
-        impl From<$type> for String {
-            fn from(value: $type) -> String {
-                value.0
-            }
-        }
-        impl std::fmt::Display for $type {
-            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                f.pad(&self.0)
-            }
-        }
-        impl AsRef<str> for $type {
-            fn as_ref(&self) -> &str {
-                &self.0
-            }
-        }
-    };
-}
-pub(crate) use text_type;

@@ -1,6 +1,6 @@
 //! The names that users give: of VMs, images and kernels.
 
-use crate::{InvalidName, text_type};
+use banger_ids::{InvalidName, text_type};
 use serde::{Deserialize, Serialize};
 
 /// A VM's name: one DNS label in lower case that cannot be mistaken for an id, an option

@@ -1,6 +1,6 @@
 //! Sizes in bytes, written as people write them.
 
-use crate::InvalidName;
+use banger_ids::InvalidName;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::str::FromStr;

@@ -7,9 +7,7 @@
 #![forbid(unsafe_code)]
 #![warn(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
 
-mod client;
 pub mod jail;
-mod method;
 mod reply;
 mod request;
 mod signal;
@@ -20,9 +18,7 @@ pub const SOCKET: &str = "/run/banger-ipc/root.sock";
 /// The group that may use [`SOCKET`]: only the daemon's unit has it, and no user is a member.
 pub const GROUP: &str = "banger-ipc";
 
-pub use banger_names::VmRef;
-pub use client::{Client, ClientError};
-pub use method::{METHODS, Method};
+pub use banger_ids::VmRef;
 pub use reply::{
     Answer, BridgeUp, OtherChain, Others, Refusal, RefusalKind, Reply, Snapshot, Status, Tap,
     VmStatus, Vmm,

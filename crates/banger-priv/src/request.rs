@@ -1,7 +1,7 @@
 //! The verbs and what each takes.
 
 use crate::{Signal, VmRef};
-use banger_names::{BridgeName, Subnet};
+use banger_ids::{BridgeName, Subnet};
 use serde::{Deserialize, Serialize};
 use std::net::Ipv4Addr;
 
@@ -175,4 +175,84 @@ pub struct SendSignal {
 pub struct Reclaim {
     /// The VMs that stay.
     pub keep: Vec<VmRef>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Signal;
+    use banger_ids::VmId;
+
+    #[test]
+    fn a_request_is_written_and_read_as_one_object() {
+        let vm = VmRef {
+            id: VmId::from_bits(7),
+            generation: 1,
+        };
+        let all = [
+            (
+                Request::Status {},
+                r#"{"method":"priv.status","params":{}}"#,
+            ),
+            (
+                Request::RemoveTap(vm.clone()),
+                r#"{"method":"priv.remove_tap","params":{"id":"vm-00000007","generation":1}}"#,
+            ),
+            (
+                Request::SignalProcess(SendSignal {
+                    vm: vm.clone(),
+                    signal: Signal::Term,
+                }),
+                r#"{"method":"priv.signal_process","params":{"vm":{"id":"vm-00000007","generation":1},"signal":"TERM"}}"#,
+            ),
+            (
+                Request::SyncResolverRouting(ResolverRouting { port: 8053 }),
+                r#"{"method":"priv.sync_resolver_routing","params":{"port":8053}}"#,
+            ),
+            (
+                Request::Reclaim(Reclaim { keep: vec![vm] }),
+                r#"{"method":"priv.reclaim","params":{"keep":[{"id":"vm-00000007","generation":1}]}}"#,
+            ),
+        ];
+        for (request, text) in all {
+            assert_eq!(serde_json::to_string(&request).unwrap(), text);
+            assert_eq!(serde_json::from_str::<Request>(text).unwrap(), request);
+        }
+    }
+
+    #[test]
+    fn a_request_refuses_what_is_not_exactly_one() {
+        for bad in [
+            "",
+            "null",
+            "[]",
+            r#"[{"method":"priv.status","params":{}}]"#,
+            r#"{"method":"priv.status"}"#,
+            r#"{"method":"priv.status","params":{"x":1}}"#,
+            r#"{"method":"priv.status","params":{},"id":1}"#,
+            r#"{"method":"priv.status","method":"priv.status","params":{}}"#,
+            r#"{"Method":"priv.status","params":{}}"#,
+            r#"{"method":"priv.Status","params":{}}"#,
+            r#"{"method":"status","params":{}}"#,
+            r#"{"method":"priv.exec","params":{}}"#,
+            r#"{"method":"priv.sync_resolver_routing","params":{"port":1e3}}"#,
+            r#"{"method":"priv.sync_resolver_routing","params":{"port":8053.0}}"#,
+            r#"{"method":"priv.sync_resolver_routing","params":{"port":-0}}"#,
+            r#"{"method":"priv.sync_resolver_routing","params":{"port":65536}}"#,
+            r#"{"method":"priv.sync_resolver_routing","params":{"port":"8053"}}"#,
+            r#"{"method":"priv.sync_resolver_routing","params":{"port":1,"port":2}}"#,
+            r#"{"method":"priv.create_tap","params":{"vm":{"id":"vm-00000007","generation":1},"address":"010.0.0.2"}}"#,
+            r#"{"method":"priv.create_tap","params":{"vm":{"id":"vm-00000007","generation":1},"address":1}}"#,
+            r#"{"method":"priv.create_tap","params":{"vm":{"id":"vm-00000007","generation":1},"address":"10.0.0.2","tap":"eth0"}}"#,
+            r#"{"method":"priv.ensure_bridge","params":{"bridge":"eth0","subnet":"10.0.0.1/24"}}"#,
+            r#"{"method":"priv.signal_process","params":{"vm":{"id":"vm-00000007","generation":1},"signal":9}}"#,
+            "\u{feff}{\"method\":\"priv.status\",\"params\":{}}",
+            "{\"method\":\"priv.\\ud800status\",\"params\":{}}",
+        ] {
+            assert!(serde_json::from_str::<Request>(bad).is_err(), "{bad}");
+        }
+        let deep = format!("{}{}", "[".repeat(100_000), "]".repeat(100_000));
+        assert!(serde_json::from_str::<Request>(&deep).is_err());
+        assert!(serde_json::from_slice::<Request>(b"{\"method\":\"priv.status\xff\"}").is_err());
+    }
 }

@@ -9,11 +9,6 @@ pub type Number = libc::c_int;
 
 pub use libc::{SIGCHLD, SIGHUP, SIGINT, SIGKILL, SIGTERM, SIGUSR2};
 
-/// The first real-time signal's number that programs may use.
-pub fn realtime_min() -> Number {
-    libc::SIGRTMIN()
-}
-
 /// Blocks `signals` in this thread and in those it starts later, so that [`wait`] gets them.
 pub fn block(signals: &[Number]) -> Result<(), Errno> {
     let set = set_of(signals)?;
@@ -62,18 +57,8 @@ pub fn send(pid: rustix::process::Pid, signal: Number) -> Result<(), Errno> {
     Ok(())
 }
 
-/// Sends a signal to every process but the caller and PID 1 (`kill(-1)`).
-/// `SRCH` when there is none.
-pub fn send_to_all(signal: Number) -> Result<(), Errno> {
-    // SAFETY: kill has no memory preconditions.
-    if unsafe { libc::kill(-1, signal) } < 0 {
-        return Err(last_errno());
-    }
-    Ok(())
-}
-
 /// The calling thread's `errno`.
-pub(crate) fn last_errno() -> Errno {
+pub fn last_errno() -> Errno {
     Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO)
 }
 

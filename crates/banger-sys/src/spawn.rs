@@ -227,31 +227,6 @@ unsafe fn execute(image: RawFd, argv: &[*const c_char], env: &[*const c_char]) {
     }
 }
 
-/// What [`fork_alone`] returns in each of the two processes.
-#[derive(Debug)]
-pub enum Forked {
-    /// In the caller.
-    Parent,
-    /// In the new process.
-    Child,
-}
-
-/// Forks a process that has one thread only; with more it is `BUSY`, since locks held by
-/// other threads would stay held in the child for ever. Needs `/proc`.
-pub fn fork_alone() -> Result<Forked, Errno> {
-    let tasks = std::fs::read_dir("/proc/self/task")
-        .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))?;
-    if tasks.count() != 1 {
-        return Err(Errno::BUSY);
-    }
-    // SAFETY: there is one thread, so the child's copy of memory is as consistent as here.
-    match unsafe { libc::fork() } {
-        0 => Ok(Forked::Child),
-        pid if pid > 0 => Ok(Forked::Parent),
-        _ => Err(last_errno()),
-    }
-}
-
 fn pointers(texts: &[CString]) -> Vec<*const c_char> {
     texts
         .iter()

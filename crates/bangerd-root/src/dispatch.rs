@@ -2,7 +2,7 @@
 
 use std::os::fd::OwnedFd;
 
-use banger_names::VmRef;
+use banger_ids::VmRef;
 use banger_priv::{Refusal, RefusalKind, Request};
 
 use crate::helper::{Helper, Outcome};

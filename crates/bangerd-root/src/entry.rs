@@ -2,7 +2,7 @@
 
 use std::net::Ipv4Addr;
 
-use banger_names::{BridgeName, Subnet, VmRef};
+use banger_ids::{BridgeName, Subnet, VmRef};
 use serde::{Deserialize, Serialize};
 
 /// What was made, or begun to be made, for a VM.

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use banger_names::VmId;
+use banger_ids::VmId;
 use banger_priv::{Refusal, RefusalKind, Reply};
 use banger_sys::dirs::Dir;
 

@@ -7,7 +7,7 @@
 use std::cell::Cell;
 use std::collections::BTreeMap;
 
-use banger_names::{VmId, VmRef};
+use banger_ids::{VmId, VmRef};
 use banger_priv::{Refusal, RefusalKind};
 use banger_sys::dirs::{Dir, PathError, Wanted, prove};
 use rustix::fs::FileType;

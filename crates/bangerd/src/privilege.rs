@@ -14,9 +14,10 @@ use crate::problem::Refusal;
 use banger_api::{DaemonMode, Dirs, NetworkConfig, ProblemCode};
 use banger_names::VmRef;
 use banger_priv::{
-    ClientError, CreateTap, EnsureBridge, Launch, Reclaim, RefusalKind, Reply, Request,
-    ResolverRouting, Status, Tap,
+    CreateTap, EnsureBridge, Launch, Reclaim, RefusalKind, Reply, Request, ResolverRouting, Status,
+    Tap,
 };
+use banger_priv_client::ClientError;
 use std::net::Ipv4Addr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use banger_guest::frame::READY_PORT;
-use banger_sys::vsock::{HOST_CID, Listener, connect};
+use banger_guest_sys::vsock::{HOST_CID, Listener, connect};
 use rustix::io::Errno;
 
 use super::ChannelError;

@@ -6,8 +6,8 @@ use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::time::Duration;
 
+use banger_guest_sys::init::{Forked, fork_alone, realtime_min};
 use banger_sys::signals::{self, SIGTERM, SIGUSR2};
-use banger_sys::spawn::{Forked, fork_alone};
 use rustix::process::{Pid, setsid};
 
 use super::{InitError, failed, power_off};
@@ -71,7 +71,7 @@ pub(super) fn ask_image_init() {
         let is_systemd = fs::read_to_string("/proc/1/comm").is_ok_and(|comm| comm == "systemd\n");
         // systemd: start poweroff.target. BusyBox: power off. Others know neither.
         let signal = if is_systemd {
-            signals::realtime_min() + 4
+            realtime_min() + 4
         } else {
             SIGUSR2
         };

@@ -3,6 +3,7 @@
 use std::fs;
 use std::time::{Duration, Instant};
 
+use banger_guest_sys::init::send_to_all;
 use banger_sys::signals::{self, SIGCHLD, SIGKILL, SIGTERM};
 use rustix::mount::{MountFlags, mount_remount};
 use rustix::system::{RebootCommand, reboot};
@@ -28,7 +29,7 @@ pub(super) fn in_order(reaper: &Reaper, disk: Option<&Disk>) {
     log::info("powering off");
     for (signal, grace) in [(SIGTERM, TERM_GRACE), (SIGKILL, KILL_GRACE)] {
         // No process left is what is wanted.
-        if signals::send_to_all(signal).is_err() || has_emptied(reaper, grace) {
+        if send_to_all(signal).is_err() || has_emptied(reaper, grace) {
             break;
         }
     }

@@ -2,7 +2,7 @@
 
 use std::os::fd::AsFd;
 
-use banger_sys::entropy;
+use banger_guest_sys::entropy;
 
 use super::{InitError, failed};
 

@@ -11,6 +11,7 @@ mod copying;
 mod daemon;
 mod fake;
 mod hostile;
+mod methods;
 mod privileges;
 mod reference;
 mod shown;

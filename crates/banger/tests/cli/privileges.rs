@@ -1,5 +1,6 @@
 //! `docs/privileges.md` and `packaging/systemd` say what the program's tables say.
 
+use crate::methods::METHODS;
 use banger::system::layout::{
     COMMAND, HELPER_ROOT, MODULES, PROGRAM_NAMES, PROGRAMS, RECORD, config_dir, paths,
 };
@@ -67,7 +68,7 @@ fn of(unit: Unit) -> impl Iterator<Item = &'static Row> {
 fn privileges_are_current() {
     let path = "docs/privileges.md";
     let mut text = std::fs::read_to_string(top().join(path)).unwrap();
-    let verbs = banger_priv::METHODS.iter().map(|method| {
+    let verbs = METHODS.iter().map(|method| {
         format!(
             "| `{}` | {} | {} | {} | {} |",
             method.name,

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::entry::TapEntry;
-use banger_names::Subnet;
+use banger_ids::Subnet;
 use std::os::unix::fs::PermissionsExt;
 
 fn vm(bits: u32, generation: u32) -> VmRef {

@@ -4,7 +4,7 @@
 //! with its ports; and one port that is always up, because systemd-resolved takes no name servers
 //! from a link without carrier.
 
-use banger_names::{BridgeName, Subnet, guest_mac};
+use banger_ids::{BridgeName, Subnet, guest_mac};
 use banger_priv::{BridgeUp, EnsureBridge, Refusal, RefusalKind, Reply};
 use banger_sys::netlink::{Address, Ipv4Setting, Link, Links, NetlinkError, Route};
 use rustix::io::Errno;

@@ -4,7 +4,7 @@
 //! It is root's alone; what the VM's uid can enter lies deeper. One that exists is never adopted:
 //! the jailer would follow what somebody put there (CVE-2026-1386).
 
-use banger_names::{VmId, VmRef};
+use banger_ids::{VmId, VmRef};
 use banger_priv::{Refusal, RefusalKind, Reply, jail};
 use banger_sys::dirs::{self, Dir, PathError, Wanted};
 use rustix::fs::{Dev, FileType};

@@ -1,7 +1,7 @@
 //! What tells our links from everybody else's: the alias that the helper puts on them, which
 //! takes as much privilege to forge as the helper has.
 
-use banger_names::{VmId, VmRef};
+use banger_ids::{VmId, VmRef};
 use banger_priv::{Refusal, RefusalKind};
 use banger_sys::netlink::{Link, Links};
 

@@ -4,7 +4,7 @@
 //! uplink, which must forward too. On a host that is no router that is switched on for the uplinks
 //! alone, while a VM needs it, and rules keep others from using it.
 
-use banger_names::VmRef;
+use banger_ids::VmRef;
 use banger_priv::{Refusal, RefusalKind, Reply};
 use banger_sys::dirs::Dir;
 use banger_sys::netlink::{Ipv4Setting, Link, Links, NetlinkError};

@@ -1,7 +1,7 @@
 //! Ending and removing what is ours and belongs to no VM of a list: by the ledger first, then by
 //! the marks that objects carry, for those that the ledger does not know.
 
-use banger_names::VmRef;
+use banger_ids::VmRef;
 use banger_priv::{Reclaim, Refusal, RefusalKind, Reply};
 
 use crate::helper::{Helper, Outcome, done};

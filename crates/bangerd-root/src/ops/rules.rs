@@ -8,7 +8,7 @@ use std::ffi::CString;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Instant;
 
-use banger_names::guest_mac;
+use banger_ids::guest_mac;
 use banger_priv::{Refusal, RefusalKind};
 use banger_sys::dirs::{read_capped, verified_program};
 use banger_sys::netlink::{Links, NetlinkError};

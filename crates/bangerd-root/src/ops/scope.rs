@@ -8,7 +8,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use banger_bus::{Bus, BusError, DeviceKind, DeviceRule, ScopeSpec};
-use banger_names::{VmId, VmRef};
+use banger_ids::{VmId, VmRef};
 use banger_priv::{Launch, Refusal};
 use banger_sys::cgroup::{Cgroup, CgroupError};
 use banger_sys::dirs::{Dir, PathError};

@@ -7,7 +7,7 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 
-use banger_names::{VmId, VmRef};
+use banger_ids::{VmId, VmRef};
 use banger_priv::{CreateSnapshot, OpenSnapshot, Refusal, RefusalKind, Reply, Snapshot};
 use banger_sys::dirs::{Wanted, prove};
 use banger_sys::dm::{By, DeviceMapper, DmError, Info, Removed, Target};

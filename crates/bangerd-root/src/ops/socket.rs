@@ -7,7 +7,7 @@
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::Instant;
 
-use banger_names::VmRef;
+use banger_ids::VmRef;
 use banger_priv::jail::{API_SOCKET, VSOCK_SOCKET};
 use banger_priv::{Refusal, RefusalKind, Reply, Vmm};
 use banger_sys::dirs::{self, PathError, Wanted};

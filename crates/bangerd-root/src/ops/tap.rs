@@ -1,6 +1,6 @@
 //! A VM's tap: a port of the bridge behind which one address and one MAC address can be.
 
-use banger_names::{VmRef, guest_mac};
+use banger_ids::{VmRef, guest_mac};
 use banger_priv::{CreateTap, Refusal, RefusalKind, Reply, Tap};
 use banger_sys::netlink::{Link, NetlinkError};
 use banger_sys::{conntrack, tap};

@@ -10,7 +10,7 @@ use std::sync::{Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
-use banger_names::VmRef;
+use banger_ids::VmRef;
 use banger_priv::{Launch, Refusal, RefusalKind, Reply, SendSignal, Signal, Vmm};
 use banger_sys::dirs::{Dir, verified_program};
 use banger_sys::pidfd::{self, Ended, Facts, ProcessError, Proven};

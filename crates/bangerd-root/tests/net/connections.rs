@@ -2,7 +2,8 @@
 
 use crate::host::{Host, LIMIT, vm};
 use banger_ipc::{Channel, MAX_FRAME};
-use banger_priv::{Answer, Client, RefusalKind, Request};
+use banger_priv::{Answer, RefusalKind, Request};
+use banger_priv_client::Client;
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;

@@ -2,7 +2,8 @@
 //! helper is killed at it. Faults are injected by strace, into the real program.
 
 use crate::host::{Host, State, bridge, create_tap, needs_rules, reclaim, vm};
-use banger_priv::{ClientError, Request};
+use banger_priv::Request;
+use banger_priv_client::ClientError;
 
 /// The system calls that change something: netlink, ioctl of the tap, the ledger's files, nft.
 const CALLS: [&str; 6] = [

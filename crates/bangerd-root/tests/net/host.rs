@@ -9,10 +9,9 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, OnceLock};
 use std::time::Duration;
 
-use banger_names::{BridgeName, Subnet, VmId, VmRef};
-use banger_priv::{
-    Client, ClientError, CreateTap, EnsureBridge, Reclaim, Refusal, Reply, Request, Status,
-};
+use banger_ids::{BridgeName, Subnet, VmId, VmRef};
+use banger_priv::{CreateTap, EnsureBridge, Reclaim, Refusal, Reply, Request, Status};
+use banger_priv_client::{Client, ClientError};
 
 /// What a call may take on an emulated host.
 pub(crate) const LIMIT: Duration = Duration::from_secs(180);

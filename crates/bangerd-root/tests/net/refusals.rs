@@ -1,7 +1,7 @@
 //! What the network verbs refuse, and that nothing changes then.
 
 use crate::host::{Host, bridge, create_tap, ensure_bridge, needs_rules, vm};
-use banger_names::VmRef;
+use banger_ids::VmRef;
 use banger_priv::{RefusalKind, Request, ResolverRouting};
 
 /// Asks for what must be refused as `kind`, with a word of why, and changes nothing.

@@ -10,8 +10,8 @@ use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
 use banger_bus::Bus;
+use banger_ids::{VmId, VmRef};
 use banger_ipc::Channel;
-use banger_names::{VmId, VmRef};
 use banger_priv::{Answer, Refusal, RefusalKind, Reply, Request};
 use tempfile::TempDir;
 

@@ -10,7 +10,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::process::Command;
 use std::time::Instant;
 
-use banger_names::{BridgeName, Subnet, VmRef};
+use banger_ids::{BridgeName, Subnet, VmRef};
 use banger_priv::{
     Answer, CreateSnapshot, CreateTap, EnsureBridge, OpenSnapshot, Reclaim, Refusal, Reply,
     Request, SendSignal, Signal,

@@ -7,7 +7,8 @@
 use super::link::Link;
 use crate::problem::Refusal;
 use banger_api::{Dirs, ProblemCode};
-use banger_priv::{Client, ClientError, Reply, Request};
+use banger_priv::{Reply, Request};
+use banger_priv_client::{Client, ClientError};
 use std::ffi::OsString;
 use std::io;
 use std::os::fd::OwnedFd;

@@ -1,6 +1,7 @@
 //! Ways to the helper.
 
-use banger_priv::{Client, ClientError, Reply, Request, SOCKET};
+use banger_priv::{Reply, Request, SOCKET};
+use banger_priv_client::{Client, ClientError};
 use std::fmt;
 use std::os::fd::OwnedFd;
 use std::path::Path;

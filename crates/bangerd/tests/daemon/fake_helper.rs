@@ -4,9 +4,10 @@
 use crate::fake_agent::{self, Guest};
 use crate::fake_snapshot::Snapshots;
 use banger_priv::{
-    BridgeUp, ClientError, FileRole, Launch, Others, Refusal, RefusalKind, Reply, Request, Status,
-    Tap, VmRef, VmStatus, Vmm,
+    BridgeUp, FileRole, Launch, Others, Refusal, RefusalKind, Reply, Request, Status, Tap, VmRef,
+    VmStatus, Vmm,
 };
+use banger_priv_client::ClientError;
 use bangerd::privilege::{Helper, Link, Mode};
 use rustix::fs::{FileType, OFlags};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};

@@ -3,7 +3,8 @@
 
 use crate::fake_helper::refuse;
 use banger_names::VmId;
-use banger_priv::{ClientError, CreateSnapshot, OpenSnapshot, RefusalKind, Reply, Snapshot, VmRef};
+use banger_priv::{CreateSnapshot, OpenSnapshot, RefusalKind, Reply, Snapshot, VmRef};
+use banger_priv_client::ClientError;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{Seek, SeekFrom};

@@ -1,4 +1,5 @@
-//! The daemon's end: one request, one answer, within a limit.
+//! The end of the root helper's connection that asks: one request, one answer, within a limit.
+#![forbid(unsafe_code)]
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -7,8 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use banger_ipc::{Channel, IpcError, Peer};
-
-use crate::{Answer, Refusal, Reply, Request};
+use banger_priv::{Answer, Refusal, Reply, Request};
 
 /// How long a frame may take from its first byte to its last.
 const FRAME_LIMIT: Duration = Duration::from_secs(5);
@@ -110,7 +110,7 @@ impl Client {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::RefusalKind;
+    use banger_priv::RefusalKind;
     use std::thread;
 
     const SOON: Duration = Duration::from_secs(10);

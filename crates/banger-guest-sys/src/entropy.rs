@@ -61,7 +61,7 @@ pub fn open_device() -> std::io::Result<File> {
 
 fn check(result: libc::c_int) -> Result<(), Errno> {
     if result < 0 {
-        return Err(crate::signals::last_errno());
+        return Err(banger_sys::signals::last_errno());
     }
     Ok(())
 }

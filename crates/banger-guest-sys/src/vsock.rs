@@ -3,10 +3,9 @@
 use std::mem::size_of;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 
+use banger_sys::signals::last_errno;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, listen as start_listening, socket_with};
-
-use crate::signals::last_errno;
 
 /// The context id of the hypervisor's host. A guest's own processes come from another id
 /// (1, or the guest's), so a server for the host compares with this.
