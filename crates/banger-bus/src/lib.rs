@@ -28,5 +28,4 @@ mod tests;
 pub use connection::Bus;
 pub use error::BusError;
 pub use message::MAX_MESSAGE;
-pub use resolved::LinkRouting;
 pub use systemd::{DeviceKind, DeviceRule, ScopeSpec};

@@ -104,11 +104,6 @@ impl Bus {
         Ok(Some(value.body("v")?.variant("s")?.str()?.to_owned()))
     }
 
-    /// Whether a unit of this name is loaded, running or not.
-    pub fn unit_exists(&mut self, name: &str) -> Result<bool, BusError> {
-        self.find_unit(name).map(|unit| unit.is_some())
-    }
-
     /// Waits until no unit of this name is loaded. A scope outlives its last process by a moment,
     /// in which the name is still taken.
     pub fn wait_unit_gone(&mut self, name: &str) -> Result<(), BusError> {
@@ -136,7 +131,8 @@ impl Bus {
         unless_missing(self.manager("StopUnit", "ss", body)).map(drop)
     }
 
-    fn find_unit(&mut self, name: &str) -> Result<Option<Message>, BusError> {
+    /// What systemd answers of the unit, if it is loaded.
+    pub(crate) fn find_unit(&mut self, name: &str) -> Result<Option<Message>, BusError> {
         check_unit(name)?;
         self.begin();
         unless_missing(self.manager("GetUnit", "s", Writer::default().str(name)))

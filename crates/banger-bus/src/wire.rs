@@ -112,24 +112,12 @@ impl<'a> Reader<'a> {
         Ok(())
     }
 
-    pub(crate) fn u16(&mut self) -> Result<u16, BusError> {
-        self.fixed().map(u16::from_le_bytes)
-    }
-
     pub(crate) fn u32(&mut self) -> Result<u32, BusError> {
         self.fixed().map(u32::from_le_bytes)
     }
 
     pub(crate) fn length(&mut self) -> Result<usize, BusError> {
         usize::try_from(self.u32()?).map_err(|_| CUT)
-    }
-
-    pub(crate) fn bool(&mut self) -> Result<bool, BusError> {
-        match self.u32()? {
-            0 => Ok(false),
-            1 => Ok(true),
-            _ => Err(BusError::Malformed("a boolean is neither 0 nor 1")),
-        }
     }
 
     /// A string or an object path.

@@ -1,13 +1,14 @@
-//! What systemd hands a service: its socket, and an ear.
+//! What systemd hands a service: its socket, and an ear. The socket's file is systemd's to make.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
 use banger_sys::peer::inherited;
 use rustix::io::Errno;
 use rustix::net::sockopt::{socket_acceptconn, socket_domain, socket_type};
 use rustix::net::{
-    AddressFamily, SendFlags, SocketAddrUnix, SocketFlags, SocketType, sendto, socket_with,
+    AddressFamily, SendFlags, SocketAddrUnix, SocketFlags, SocketType, accept_with, sendto,
+    socket_with,
 };
 use rustix::process::getpid;
 
@@ -91,6 +92,11 @@ fn notify(path: &str, state: &str) -> Result<(), Errno> {
     let socket = socket_with(family, kind, SocketFlags::CLOEXEC, None)?;
     let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
     sendto(&socket, state.as_bytes(), flags, &address).map(drop)
+}
+
+/// Takes a connection; waits for one.
+pub fn accept(listener: impl AsFd) -> Result<OwnedFd, Errno> {
+    rustix::io::retry_on_intr(|| accept_with(&listener, SocketFlags::CLOEXEC))
 }
 
 #[cfg(test)]

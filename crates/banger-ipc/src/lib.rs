@@ -9,10 +9,8 @@
 
 mod activation;
 mod channel;
-mod listen;
 mod peer;
 
-pub use activation::{Activation, socket_at};
+pub use activation::{Activation, accept, socket_at};
 pub use channel::{Channel, Frame, IpcError, MAX_FDS, MAX_FRAME, wait_readable};
-pub use listen::{ListenError, Place, accept, listen};
 pub use peer::Peer;

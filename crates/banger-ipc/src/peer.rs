@@ -1,8 +1,8 @@
 //! Who is at the other end, by the kernel's word and nobody else's.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 
-use banger_sys::peer::{credentials, pidfd};
+use banger_sys::peer::credentials;
 use rustix::io::Errno;
 
 /// The process that connected, as it was then: passing the descriptor on or changing its uid
@@ -13,10 +13,6 @@ pub struct Peer {
     pub pid: i32,
     /// Its effective uid, in the terms of this user namespace: root of another one is who made that.
     pub uid: u32,
-    /// Its effective gid.
-    pub gid: u32,
-    /// The process itself, where the kernel can tell (Linux 6.5 and later) and it lives.
-    pub process: Option<OwnedFd>,
 }
 
 /// Stands for every id that this user namespace does not have: never somebody.
@@ -29,8 +25,6 @@ impl Peer {
         Ok(Self {
             pid: found.pid,
             uid: found.uid,
-            gid: found.gid,
-            process: pidfd(&socket).ok(),
         })
     }
 
@@ -46,13 +40,7 @@ mod tests {
     use std::os::unix::net::UnixStream;
 
     fn peer(uid: u32) -> Peer {
-        let (pid, gid, process) = (0, uid, None);
-        Peer {
-            pid,
-            uid,
-            gid,
-            process,
-        }
+        Peer { pid: 0, uid }
     }
 
     #[test]

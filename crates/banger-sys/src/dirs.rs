@@ -18,7 +18,7 @@ use std::path::{Component, Path, PathBuf};
 
 use rustix::fs::{
     AtFlags, CWD, Dev, FileType, Gid, Mode, OFlags, ResolveFlags, Stat, Uid, chmodat, chownat,
-    fchmod, fstat, fsync, mkdirat, mknodat, openat2, readlinkat, renameat, statat, unlinkat,
+    fchmod, fstat, mkdirat, mknodat, openat2, readlinkat, renameat, unlinkat,
 };
 use rustix::io::Errno;
 
@@ -340,12 +340,6 @@ impl Dir {
         chmod(node, Wanted::of(kind), mode.as_raw_mode())
     }
 
-    /// What bears `name`, links included.
-    pub fn stat(&self, name: &str) -> Result<Stat, PathError> {
-        check_name(name)?;
-        statat(self, name, AtFlags::SYMLINK_NOFOLLOW).map_err(failed("stat", name))
-    }
-
     /// The names in this directory, in no order; more than `cap` are refused.
     pub fn names(&self, cap: usize) -> Result<Vec<String>, PathError> {
         let listing = rustix::fs::Dir::read_from(self).map_err(failed("list", "."))?;
@@ -372,11 +366,6 @@ impl Dir {
             forbidden,
         };
         prove(self, wanted).map(drop)
-    }
-
-    /// Writes the directory's names to the disk.
-    pub fn sync(&self) -> Result<(), PathError> {
-        fsync(self).map_err(failed("sync", "."))
     }
 
     fn at(

@@ -21,11 +21,8 @@ use message::{Answer, Request};
 
 const READONLY: u32 = 1 << 0;
 const SUSPEND: u32 = 1 << 1;
-const STATUS_TABLE: u32 = 1 << 4;
 const ACTIVE_PRESENT: u32 = 1 << 5;
 const BUFFER_FULL: u32 = 1 << 8;
-const SKIP_LOCKFS: u32 = 1 << 10;
-const NOFLUSH: u32 = 1 << 11;
 const DEFERRED_REMOVE: u32 = 1 << 17;
 
 /// udev's rules read these flags from the upper half of an event's cookie: no subsystem, disk or
@@ -42,7 +39,6 @@ const DEV_REMOVE: Command = 0xc138_fd04;
 const DEV_SUSPEND: Command = 0xc138_fd06;
 const DEV_STATUS: Command = 0xc138_fd07;
 const TABLE_LOAD: Command = 0xc138_fd09;
-const TABLE_STATUS: Command = 0xc138_fd0c;
 
 /// Why device-mapper did not do what was asked.
 #[derive(Debug, thiserror::Error)]
@@ -86,7 +82,7 @@ pub struct Target {
     pub length: u64,
     /// Its type, as `snapshot`.
     pub kind: String,
-    /// Its parameters or, asked for by [`DeviceMapper::usage`], its state.
+    /// Its parameters.
     pub params: String,
 }
 
@@ -101,8 +97,6 @@ pub struct Info {
     pub device: Dev,
     /// How many have it open, mounts and other devices included.
     pub open_count: i32,
-    /// How many events it had.
-    pub event_nr: u32,
     /// Whether it has a live table.
     pub active: bool,
     /// Whether it is suspended.
@@ -167,15 +161,6 @@ impl DeviceMapper {
         self.ask("resume dm device", DEV_SUSPEND, request)?.info()
     }
 
-    /// Holds back all input and output, without freezing what may be mounted.
-    pub fn suspend(&self, by: By<'_>) -> Result<Info, DmError> {
-        let request = Request {
-            flags: SUSPEND | SKIP_LOCKFS | NOFLUSH,
-            ..Request::about(by)
-        };
-        self.ask("suspend dm device", DEV_SUSPEND, request)?.info()
-    }
-
     /// Removes a device; one in use at its last close if `deferred`, else that is `BUSY`.
     pub fn remove(&self, by: By<'_>, deferred: bool) -> Result<Removed, DmError> {
         let request = Request {
@@ -200,26 +185,6 @@ impl DeviceMapper {
             }) => Ok(None),
             Err(error) => Err(error),
         }
-    }
-
-    /// The live table, with the devices that it stands on.
-    pub fn table(&self, by: By<'_>) -> Result<Vec<Target>, DmError> {
-        let request = Request {
-            flags: STATUS_TABLE | NOFLUSH,
-            ..Request::about(by)
-        };
-        self.ask("ask for dm table", TABLE_STATUS, request)?
-            .targets()
-    }
-
-    /// The state of each target: of a `snapshot` it is `used/all metadata` in sectors, or `Invalid`.
-    pub fn usage(&self, by: By<'_>) -> Result<Vec<Target>, DmError> {
-        let request = Request {
-            flags: NOFLUSH,
-            ..Request::about(by)
-        };
-        self.ask("ask for dm status", TABLE_STATUS, request)?
-            .targets()
     }
 
     /// All devices there are.

@@ -19,7 +19,7 @@ use rustix::net::{
 };
 
 use crate::signals::last_errno;
-pub use addresses::{Address, Route, overlap};
+pub use addresses::{Address, Route};
 pub use links::{Ipv4Setting, Link, Links, Port};
 use message::{Body, HEADER, Message, attribute, split_message, text, u32_at};
 

@@ -1,14 +1,11 @@
 //! Who is at the other end of a Unix socket, and descriptors that were there before this program.
 #![warn(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
 
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 use rustix::io::{Errno, FdFlags, fcntl_dupfd_cloexec, fcntl_setfd};
 
 use crate::signals::last_errno;
-
-/// Linux 6.5's; `libc` does not have it everywhere.
-const SO_PEERPIDFD: libc::c_int = 77;
 
 /// Who connected, or made the pair: by the kernel's word, as of then.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -17,8 +14,6 @@ pub struct Credentials {
     pub pid: i32,
     /// Its effective uid; 65534 if it has none in this user namespace.
     pub uid: u32,
-    /// Its effective gid, likewise.
-    pub gid: u32,
 }
 
 /// The credentials of the socket's other end.
@@ -28,43 +23,27 @@ pub fn credentials(socket: impl AsFd) -> Result<Credentials, Errno> {
         uid: u32::MAX,
         gid: u32::MAX,
     };
-    option(&socket, libc::SO_PEERCRED, &mut found)?;
-    let libc::ucred { pid, uid, gid } = found;
-    Ok(Credentials { pid, uid, gid })
-}
-
-/// A pidfd of the process at the socket's other end. NOPROTOOPT before Linux 6.5; SRCH or INVAL
-/// if it is gone.
-pub fn pidfd(socket: impl AsFd) -> Result<OwnedFd, Errno> {
-    let mut found: RawFd = -1;
-    option(&socket, SO_PEERPIDFD, &mut found)?;
-    // SAFETY: the kernel made this descriptor for this call; nobody else has it.
-    Ok(unsafe { OwnedFd::from_raw_fd(found) })
-}
-
-/// Reads a socket's option into plain numbers.
-fn option<T: Copy>(socket: &impl AsFd, name: libc::c_int, value: &mut T) -> Result<(), Errno> {
-    let size = libc::socklen_t::try_from(size_of::<T>()).map_err(|_| Errno::INVAL)?;
+    let size = libc::socklen_t::try_from(size_of_val(&found)).map_err(|_| Errno::INVAL)?;
     let mut length = size;
-    // SAFETY: the kernel writes at most `length` bytes to `value`, a c_int or struct ucred, of
-    // which every pattern of bits is a value.
+    // SAFETY: the kernel writes at most `length` bytes to `found`, a struct ucred, of which every
+    // pattern of bits is a value.
     let result = unsafe {
         libc::getsockopt(
             socket.as_fd().as_raw_fd(),
             libc::SOL_SOCKET,
-            name,
-            std::ptr::from_mut(value).cast(),
+            libc::SO_PEERCRED,
+            (&raw mut found).cast(),
             &raw mut length,
         )
     };
     if result < 0 {
         return Err(last_errno());
     }
-    if length == size {
-        Ok(())
-    } else {
-        Err(Errno::INVAL)
+    if length != size {
+        return Err(Errno::INVAL);
     }
+    let libc::ucred { pid, uid, .. } = found;
+    Ok(Credentials { pid, uid })
 }
 
 /// A copy, close-on-exec as the original is made too, of descriptor `fd`, which this program was
@@ -94,13 +73,6 @@ mod tests {
         let found = credentials(&socket).unwrap();
         assert_eq!(found.pid, std::process::id().cast_signed());
         assert_eq!(found.uid, rustix::process::getuid().as_raw());
-        assert_eq!(found.gid, rustix::process::getgid().as_raw());
-        match pidfd(&socket) {
-            Ok(fd) => {
-                assert!(!crate::pidfd::wait_ended(&fd, Some(std::time::Instant::now())).unwrap())
-            }
-            Err(errno) => assert_eq!(errno, Errno::NOPROTOOPT),
-        }
     }
 
     #[test]

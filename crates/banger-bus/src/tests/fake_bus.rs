@@ -144,3 +144,10 @@ pub(crate) fn job_removed(sender: &str, job: &str, unit: &str, result: &str) -> 
     let body = Writer::default().u32(7).str(job).str(unit).str(result);
     message(SIGNAL, sender, 0, "JobRemoved", "uoss", &body)
 }
+
+impl Bus {
+    /// Whether systemd says that it has the unit: the shortest call there is.
+    pub(super) fn unit_exists(&mut self, name: &str) -> Result<bool, BusError> {
+        self.find_unit(name).map(|unit| unit.is_some())
+    }
+}

@@ -6,7 +6,7 @@ use crate::message::{Message, REPLY};
 use crate::wire::{Reader, Writer};
 use proptest::prelude::*;
 
-/// Reads a DNS server list as `link_routing` does, the deepest type there is.
+/// Reads a list of DNS servers, as deep a type as there is in what is read.
 fn read_list(bytes: &[u8]) -> Result<usize, BusError> {
     let mut body = Reader::new(bytes);
     let mut list = body.variant("a(iayqs)")?.array(8)?;
@@ -16,7 +16,7 @@ fn read_list(bytes: &[u8]) -> Result<usize, BusError> {
         list.u32()?;
         let length = list.length()?;
         list.take(length)?;
-        list.u16()?;
+        list.fixed::<2>()?;
         list.str()?;
         count += 1;
     }
@@ -27,14 +27,13 @@ fn read_list(bytes: &[u8]) -> Result<usize, BusError> {
 fn malformed_values_are_refused() {
     type Read = fn(&mut Reader<'_>) -> Result<(), BusError>;
     let text: Read = |r| r.str().map(drop);
-    let flag: Read = |r| r.bool().map(drop);
     let list: Read = |r| r.array(8).map(drop);
     let kind: Read = |r| r.signature().map(drop);
     let pair: Read = |r| {
-        r.u16()?;
+        r.fixed::<2>()?;
         r.u32().map(drop)
     };
-    let cases: [(&str, &[u8], Read); 15] = [
+    let cases: [(&str, &[u8], Read); 13] = [
         ("nothing", b"", text),
         ("half a length", b"\x01\0", text),
         ("a text without NUL", b"\x01\0\0\0a", text),
@@ -43,8 +42,6 @@ fn malformed_values_are_refused() {
         ("a NUL within", b"\x03\0\0\0a\0b\0", text),
         ("no NUL at its end", b"\x01\0\0\0ab", text),
         ("not UTF-8", b"\x01\0\0\0\xff\0", text),
-        ("a boolean of 2", b"\x02\0\0\0", flag),
-        ("a boolean of 256", b"\0\x01\0\0", flag),
         ("an array past the end", b"\x09\0\0\0\0\0\0\0abcdefgh", list),
         ("an array whose padding is cut", b"\0\0\0\0\0", list),
         ("padding that is not zero", b"\x01\0\x01\0\x01\0\0\0", pair),

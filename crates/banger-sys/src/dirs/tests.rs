@@ -126,7 +126,6 @@ fn names_that_are_more_than_a_name_are_refused() {
         is_refused(place.dir.remove_tree(name, 10));
         is_refused(place.dir.rename("a", name));
         is_refused(place.dir.rename(name, "b"));
-        is_refused(place.dir.stat(name));
         is_refused(place.dir.create_block_node(name, 0o600, 0));
     }
     for path in ["", "/", "..", "a/..", "./a", "a//b", "a/", "/etc/passwd"] {
@@ -235,7 +234,6 @@ fn names_are_listed_up_to_the_cap() {
     place.dir.rename("c", "d").unwrap();
     place.dir.unlink("d").unwrap();
     place.dir.remove_child("b").unwrap();
-    place.dir.sync().unwrap();
     assert!(place.dir.names(0).unwrap().is_empty());
 }
 

@@ -87,9 +87,7 @@ fn push_text(bytes: &mut Vec<u8>, text: &str, room: usize) -> Result<(), DmError
 /// What came back.
 pub(super) struct Answer {
     pub(super) flags: u32,
-    count: u32,
     open_count: i32,
-    event_nr: u32,
     device: u64,
     name: String,
     uuid: String,
@@ -107,11 +105,11 @@ impl Answer {
             *word = u32::from_ne_bytes(take(bytes)?);
         }
         let [_, _, _, size, start] = version_size_start;
-        let count = u32::from_ne_bytes(take(bytes)?);
+        let [_, _, _, _] = take(bytes)?;
         let open_count = i32::from_ne_bytes(take(bytes)?);
         let flags = u32::from_ne_bytes(take(bytes)?);
-        let event_nr = u32::from_ne_bytes(take(bytes)?);
-        let [_, _, _, _] = take(bytes)?;
+        // The number of events, and padding.
+        let [_, _, _, _, _, _, _, _] = take(bytes)?;
         let device = u64::from_ne_bytes(take(bytes)?);
         let name = text(&take::<NAME_LEN>(bytes)?)?;
         let uuid = text(&take::<UUID_LEN>(bytes)?)?;
@@ -124,9 +122,7 @@ impl Answer {
         let data = bytes.get(..length)?.to_owned();
         Some(Self {
             flags,
-            count,
             open_count,
-            event_nr,
             device,
             name,
             uuid,
@@ -138,7 +134,6 @@ impl Answer {
         Ok(Info {
             device: self.device,
             open_count: self.open_count,
-            event_nr: self.event_nr,
             active: self.flags & ACTIVE_PRESENT != 0,
             suspended: self.flags & SUSPEND != 0,
             read_only: self.flags & READONLY != 0,
@@ -146,33 +141,6 @@ impl Answer {
             name: self.name,
             uuid: self.uuid,
         })
-    }
-
-    pub(super) fn targets(&self) -> Result<Vec<Target>, DmError> {
-        let mut at = 0_usize;
-        let mut targets = Vec::new();
-        for _ in 0..self.count {
-            let (target, next) = self.target(at).ok_or(DmError::Malformed)?;
-            targets.push(target);
-            // From the first specification, in answers.
-            at = next;
-        }
-        Ok(targets)
-    }
-
-    fn target(&self, at: usize) -> Option<(Target, usize)> {
-        let mut bytes = self.data.get(at..)?;
-        let start = u64::from_ne_bytes(take(&mut bytes)?);
-        let length = u64::from_ne_bytes(take(&mut bytes)?);
-        let [_, _, _, _] = take(&mut bytes)?;
-        let next = u32::from_ne_bytes(take(&mut bytes)?);
-        let target = Target {
-            start,
-            length,
-            kind: text(&take::<KIND_LEN>(&mut bytes)?)?,
-            params: text(bytes)?,
-        };
-        Some((target, usize::try_from(next).ok()?))
     }
 
     pub(super) fn names(&self) -> Result<Vec<String>, DmError> {

@@ -35,12 +35,6 @@ pub struct Route {
     pub table: u32,
 }
 
-/// Whether two networks share an address.
-pub fn overlap(a: (Ipv4Addr, u8), b: (Ipv4Addr, u8)) -> bool {
-    let differing = a.0.to_bits() ^ b.0.to_bits();
-    differing & !host_bits(a.1.min(b.1)) == 0
-}
-
 fn host_bits(prefix: u8) -> u32 {
     u32::MAX.checked_shr(u32::from(prefix)).unwrap_or(0)
 }
@@ -165,26 +159,4 @@ fn read_route(body: &[u8]) -> Option<Route> {
         link: number(libc::RTA_OIF).or_else(first_hop),
         table: number(libc::RTA_TABLE).or_else(|| body.get(4).copied().map(u32::from))?,
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn networks_overlap_when_one_holds_the_other() {
-        let network = |text: &str, prefix| (text.parse::<Ipv4Addr>().unwrap(), prefix);
-        let ours = network("172.16.0.0", 24);
-        for other in [
-            network("172.16.0.9", 32),
-            network("172.16.0.0", 24),
-            network("172.16.0.0", 12),
-            network("0.0.0.0", 0),
-        ] {
-            assert!(overlap(ours, other) && overlap(other, ours), "{other:?}");
-        }
-        for other in [network("172.16.1.0", 24), network("172.17.0.0", 16)] {
-            assert!(!overlap(ours, other) && !overlap(other, ours), "{other:?}");
-        }
-    }
 }

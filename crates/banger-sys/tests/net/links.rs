@@ -2,7 +2,7 @@
 
 use std::net::Ipv4Addr;
 
-use banger_sys::netlink::{Ipv4Setting, Links, overlap};
+use banger_sys::netlink::{Ipv4Setting, Links};
 use banger_sys::tap::Tap;
 use rustix::io::Errno;
 
@@ -129,12 +129,12 @@ fn net_routes_and_addresses_tell_what_a_subnet_would_overlap() {
                 .any(|a| (a.link, a.address, a.prefix) == (index, host, 24))
         );
         let routes = links.routes().unwrap();
-        let over = |network: [u8; 4], prefix| -> Vec<_> {
-            routes
-                .iter()
-                .filter(|r| r.prefix > 0)
-                .filter(|r| overlap((r.destination, r.prefix), (network.into(), prefix)))
-                .collect()
+        let over = |network: [u8; 4], prefix: u8| -> Vec<_> {
+            let shared = |r: &&banger_sys::netlink::Route| {
+                let differing = r.destination.to_bits() ^ Ipv4Addr::from(network).to_bits();
+                r.prefix > 0 && differing.leading_zeros() >= r.prefix.min(prefix).into()
+            };
+            routes.iter().filter(shared).collect()
         };
         assert!(
             routes

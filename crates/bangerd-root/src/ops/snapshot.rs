@@ -11,7 +11,7 @@ use banger_ids::{VmId, VmRef};
 use banger_priv::{CreateSnapshot, OpenSnapshot, Refusal, RefusalKind, Reply, Snapshot};
 use banger_sys::dirs::{Wanted, prove};
 use banger_sys::dm::{By, DeviceMapper, DmError, Info, Removed, Target};
-use banger_sys::loopdev::{Loop, Setup};
+use banger_sys::loopdev::Loop;
 use rustix::fs::{
     CWD, Dev, FileType, Mode, OFlags, ResolveFlags, Stat, fcntl_getfl, fstat, major, minor, openat2,
 };
@@ -75,8 +75,8 @@ pub(crate) fn create_dm_snapshot(
                 .map(drop)
                 .map_err(|error| failed("remove it", &error))
         });
-        let base = attach(base, true).map_err(|error| failed(&what, &error))?;
-        let store = attach(store, false).map_err(|error| failed(&what, &error))?;
+        let base = Loop::attach(base.as_fd(), true).map_err(|error| failed(&what, &error))?;
+        let store = Loop::attach(store.as_fd(), false).map_err(|error| failed(&what, &error))?;
         join(&mapper, &asked, bytes, [&base, &store]).map_err(|error| failed(&what, &error))
     })?;
     done(Reply::Snapshot(Snapshot { bytes }))
@@ -108,14 +108,6 @@ fn check_file(
         return Err(no(RefusalKind::Limit, &format!("of {bytes} bytes")));
     }
     Ok(stat)
-}
-
-fn attach(file: &OwnedFd, read_only: bool) -> Result<Loop, banger_sys::loopdev::LoopError> {
-    let setup = Setup {
-        read_only,
-        ..Setup::default()
-    };
-    Loop::attach(file.as_fd(), setup)
 }
 
 fn join(
