@@ -167,6 +167,8 @@ pub fn run(role: Role) -> Result<(), StartError> {
         .with_writer(std::io::stderr)
         .with_ansi(false)
         .with_max_level(tracing::Level::INFO)
+        // It would say on standard error that standard error cannot be written to, and panic.
+        .log_internal_errors(false)
         .init();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
