@@ -159,7 +159,9 @@ impl Process {
     /// Kills, waits for the end on this thread and reaps: for the undoing of a failed start.
     pub(crate) fn kill_now(&self) {
         if self.kill().is_ok() {
-            let _ended = waitid(WaitId::PidFd(self.pidfd.as_fd()), WaitIdOptions::EXITED);
+            let _ended = rustix::io::retry_on_intr(|| {
+                waitid(WaitId::PidFd(self.pidfd.as_fd()), WaitIdOptions::EXITED)
+            });
         }
     }
 

@@ -240,8 +240,10 @@ impl Store {
         rustix::fs::seek(source, rustix::fs::SeekFrom::Start(0))
             .map_err(|error| ImagesError::io("read", shown)(error.into()))?;
         let (counted, read) = Counted::new(source);
-        let damaged =
-            |error: std::io::Error| refuse(format!("its compression is damaged: {error}"));
+        let damaged = |error: std::io::Error| match error.raw_os_error() {
+            Some(_) => ImagesError::io("read", shown)(error),
+            None => refuse(format!("its compression is damaged: {error}")),
+        };
         let mut input = Decoder::new(BufReader::with_capacity(1 << 16, counted), compression)
             .map_err(damaged)?;
         let path = scratch.join("archive.tar");
@@ -336,10 +338,9 @@ impl Store {
         step.check()?;
         let _lock = self.lock()?;
         let target = self.data().join("images").join(digest.hex());
-        self.place(&directory, &target)?;
         let mut index = self.index()?;
         index.tags.insert(tag.clone(), digest);
-        index.write(self.data())?;
+        self.place(&directory, &target, &index)?;
         self.image(tag.as_str())
     }
 }

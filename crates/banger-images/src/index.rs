@@ -63,9 +63,15 @@ impl Index {
 
     /// Replaces the index, durably. The caller holds the store's lock.
     pub(crate) fn write(&self, data: &Path) -> Result<(), ImagesError> {
-        let text = serde_json::to_vec_pretty(self).expect("an index has only string keys");
-        write_durably(&data.join("index.json.new"), &data.join(FILE), &text)?;
+        self.replace(data)?;
         sync_directory(data)
+    }
+
+    /// Replaces the index; when that fails, it has not been replaced. Flushes the file, not the
+    /// directory. The caller holds the store's lock.
+    pub(crate) fn replace(&self, data: &Path) -> Result<(), ImagesError> {
+        let text = serde_json::to_vec_pretty(self).expect("an index has only string keys");
+        write_durably(&data.join("index.json.new"), &data.join(FILE), &text)
     }
 }
 

@@ -216,7 +216,6 @@ impl Draft {
             .and_then(|file| Ok(rustix::fs::syncfs(&file)?))
             .map_err(ImagesError::io("flush", &directory))?;
         let _lock = store.lock()?;
-        store.place(&directory, &store.kernel_directory(&key))?;
         let mut index = store.index()?;
         if let Some(old) = index.kernels.insert(name.clone(), key.clone())
             && old != key
@@ -233,7 +232,7 @@ impl Draft {
             .default_kernel
             .get_or_insert_with(|| name.clone())
             .clone();
-        index.write(store.data())?;
+        store.place(&directory, &store.kernel_directory(&key), &index)?;
         let is_default = default == name;
         store.read_kernel(name, key, is_default)
     }

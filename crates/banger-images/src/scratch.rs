@@ -32,13 +32,16 @@ impl Scratch {
             let path = parent.join(format!("{PREFIX}{:016x}", random_u64(parent)?));
             match DirBuilder::new().mode(mode).create(&path) {
                 Ok(()) => {
-                    let lock = lock_directory(&path).map_err(ImagesError::io("lock", &path))?;
-                    let lock = lock.ok_or_else(|| ImagesError::Io {
-                        what: "lock",
-                        path: path.clone(),
-                        source: io::ErrorKind::WouldBlock.into(),
-                    })?;
-                    return Ok(Self { path, _lock: lock });
+                    let lock = lock_directory(&path)
+                        .and_then(|lock| lock.ok_or_else(|| io::ErrorKind::WouldBlock.into()));
+                    return match lock {
+                        Ok(lock) => Ok(Self { path, _lock: lock }),
+                        Err(error) => {
+                            // Empty, and nobody's: if it stays, the next sweep takes it.
+                            fs::remove_dir(&path).unwrap_or_default();
+                            Err(ImagesError::io("lock", &path)(error))
+                        }
+                    };
                 }
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
                 Err(error) => return Err(ImagesError::io("create", &path)(error)),

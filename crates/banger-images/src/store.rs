@@ -107,21 +107,29 @@ impl Store {
             .mode(0o600)
             .open(&path)
             .map_err(ImagesError::io("open", &path))?;
-        flock(&file, FlockOperation::LockExclusive)
+        rustix::io::retry_on_intr(|| flock(&file, FlockOperation::LockExclusive))
             .map_err(|error| ImagesError::io("lock", &path)(error.into()))?;
         Ok(file)
     }
 
     /// A private directory to work in, on the same file system as the contents.
     pub(crate) fn scratch(&self) -> Result<Scratch, ImagesError> {
-        let _lock = self.lock()?;
-        Scratch::create(&self.data.join("tmp"), 0o700)
+        self.scratch_in(&self.data.join("tmp"))
     }
 
     /// A private directory on the file system of the cache.
     pub(crate) fn cache_scratch(&self) -> Result<Scratch, ImagesError> {
-        let _lock = self.lock()?;
-        Scratch::create(&self.cache.join("tmp"), 0o700)
+        self.scratch_in(&self.cache.join("tmp"))
+    }
+
+    /// Makes a scratch directory, and removes those that could not be removed when they should.
+    fn scratch_in(&self, parent: &Path) -> Result<Scratch, ImagesError> {
+        let lock = self.lock()?;
+        let dead = claim_dead(parent)?;
+        let made = Scratch::create(parent, 0o700);
+        drop(lock);
+        drop(dead);
+        made
     }
 
     /// Reads the index without the lock: it is only ever replaced whole.
@@ -143,23 +151,35 @@ impl Store {
         Ok(())
     }
 
-    /// Moves a finished, flushed directory of a scratch to its place; what is there already is the
-    /// same content and stays. The caller holds the lock.
-    pub(crate) fn place(&self, finished: &Path, target: &Path) -> Result<(), ImagesError> {
+    /// Moves a finished, flushed directory of a scratch to its place, and has `index`, which names
+    /// it, replace the one that is there. What is there already is the same content and stays; what
+    /// is new and gets no name goes back into the scratch. The caller holds the lock.
+    pub(crate) fn place(
+        &self,
+        finished: &Path,
+        target: &Path,
+        index: &Index,
+    ) -> Result<(), ImagesError> {
         let parent = target.parent().unwrap_or(&self.data);
-        match fs::rename(finished, target) {
-            Ok(()) => {}
+        let is_new = match fs::rename(finished, target) {
+            Ok(()) => true,
             Err(error)
                 if matches!(
                     error.kind(),
                     io::ErrorKind::AlreadyExists | io::ErrorKind::DirectoryNotEmpty
                 ) =>
             {
-                return Ok(());
+                false
             }
             Err(error) => return Err(ImagesError::io("move into", target)(error)),
+        };
+        let named = crate::scratch::sync_directory(parent).and_then(|()| index.replace(&self.data));
+        if named.is_err() && is_new {
+            // Without a name nobody would ever remove it. Why it has none is what is told.
+            fs::rename(target, finished).unwrap_or_default();
         }
-        crate::scratch::sync_directory(parent)
+        named?;
+        crate::scratch::sync_directory(&self.data)
     }
 
     /// Removes a content directory: first out of sight by a rename, so that nobody sees a half.
