@@ -36,8 +36,9 @@ pub(super) fn retry(record: &VmRecord, now: &Moment) -> Option<Retry> {
     })
 }
 
-fn wait(restarts: u32) -> Duration {
-    let factor = 1_u32.checked_shl(restarts).unwrap_or(u32::MAX);
+/// How long to wait before what failed `times` times before is tried again.
+pub(super) fn wait(times: u32) -> Duration {
+    let factor = 1_u32.checked_shl(times).unwrap_or(u32::MAX);
     FIRST_WAIT.saturating_mul(factor).min(LONGEST_WAIT)
 }
 
