@@ -59,7 +59,7 @@ echo '== resolver'; resolvectl status --no-pager
 echo '== forwarding'; grep . /proc/sys/net/ipv4/ip_forward /proc/sys/net/ipv[46]/conf/*/forwarding | sort
 echo '== units'; systemctl list-units --all --plain --no-legend 'banger*'; ls /etc/systemd/system
 echo '== groups'; cut -d: -f1 /etc/group
-echo '== installed'; find /etc/banger /usr/lib/banger /usr/local/bin /var/lib/banger /var/lib/bangerd-root /var/cache/banger /run/banger* /etc/modules-load.d 2>/dev/null | sort
+echo '== installed'; find /etc/banger /usr/lib/banger /usr/local/bin /var/lib/banger /var/lib/bangerd-root /var/cache/banger /run/banger* /etc/modules-load.d /etc/udev/rules.d 2>/dev/null | sort
 echo '== files'; find /tmp /var/tmp /dev/shm /home /run/user -mindepth 1 2>/dev/null | grep -v systemd-private | sort
 ";
 

@@ -11,6 +11,8 @@ pub const HELPER_ROOT: &str = "/usr/lib/banger/root";
 pub const UNITS: &str = "/etc/systemd/system";
 /// Kernel modules that are loaded at boot.
 pub const MODULES: &str = "/etc/modules-load.d/banger.conf";
+/// What udev leaves alone.
+pub const UDEV_RULES: &str = "/etc/udev/rules.d/05-banger.rules";
 /// The command, where it is found; a link to the installed program.
 pub const COMMAND: &str = "/usr/local/bin/banger";
 /// The directory of the record of the installation.

@@ -1,7 +1,8 @@
 //! What installing consists of, decided from what was found. Nothing is changed here.
 
 use super::layout::{
-    COMMAND, HELPER_ROOT, MODULE_NAMES, MODULES, PROGRAM_NAMES, PROGRAMS, RECORD, config_dir, paths,
+    COMMAND, HELPER_ROOT, MODULE_NAMES, MODULES, PROGRAM_NAMES, PROGRAMS, RECORD, UDEV_RULES,
+    config_dir, paths,
 };
 use super::owner::OwnerFacts;
 use super::programs::Program;
@@ -11,6 +12,8 @@ use crate::error::CliError;
 use banger_api::{Install, Owner};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+
+const UDEV: &str = include_str!("../../../../packaging/udev/05-banger.rules");
 
 /// All steps, in order. `now` is the time, in seconds since 1970, and `there` what is installed.
 pub(crate) fn install(
@@ -39,6 +42,8 @@ pub(crate) fn install(
     let names: String = MODULE_NAMES.map(|(name, _)| format!("{name}\n")).concat();
     steps.push(text(MODULES, format!("{MARK}\n{names}")));
     steps.extend(MODULE_NAMES.map(|(name, _)| Step::Module(name)));
+    // udev sees by itself that there is a new file.
+    steps.push(text(UDEV_RULES, format!("{MARK}\n{UDEV}")));
     steps.extend(Unit::ALL.map(|unit| text(&unit.path(), render(unit, owner))));
     steps.push(directory(RECORD.into()));
     steps.push(text(Install::FILE, record(owner, &steps, there, now)?));
@@ -88,7 +93,7 @@ fn record(
 /// Every path that an installation writes, in the order in which they are removed.
 pub(crate) fn written() -> Vec<PathBuf> {
     let mut paths: Vec<PathBuf> = Unit::ALL.map(|unit| unit.path().into()).to_vec();
-    paths.push(MODULES.into());
+    paths.extend([MODULES, UDEV_RULES].map(PathBuf::from));
     paths.push(COMMAND.into());
     paths.extend(PROGRAM_NAMES.map(|(name, _)| Path::new(PROGRAMS).join(name)));
     paths.extend([PROGRAMS, RECORD].map(PathBuf::from));

@@ -2,7 +2,7 @@
 
 use crate::methods::METHODS;
 use banger::system::layout::{
-    COMMAND, HELPER_ROOT, MODULES, PROGRAM_NAMES, PROGRAMS, RECORD, config_dir, paths,
+    COMMAND, HELPER_ROOT, MODULES, PROGRAM_NAMES, PROGRAMS, RECORD, UDEV_RULES, config_dir, paths,
 };
 use banger::system::owner::OwnerFacts;
 use banger::system::units::{Row, Unit, render, rows};
@@ -119,6 +119,7 @@ fn files() -> String {
         ),
         format!("| `{COMMAND}` | a link to the installed `banger`, if nothing is there |"),
         format!("| `{MODULES}` | kernel modules that are loaded at boot |"),
+        format!("| `{UDEV_RULES}` | what udev leaves alone: VMs' taps, snapshots and their loop devices |"),
     ];
     lines.extend(Unit::ALL.map(|unit| format!("| `{}` | the unit below |", unit.path())));
     lines.push(format!(
