@@ -58,6 +58,24 @@ mod tests {
     }
 
     #[test]
+    fn s6_who_has_the_connection_later_is_not_who_made_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("socket");
+        let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        let client = UnixStream::connect(&path).unwrap();
+        let (served, _) = listener.accept().unwrap();
+        let mut other = std::process::Command::new("/bin/sh")
+            .args(["-c", "read line"])
+            .stdin(std::os::fd::OwnedFd::from(client))
+            .spawn()
+            .unwrap();
+        let found = Peer::of(&served).unwrap();
+        assert_eq!(found.pid, std::process::id().cast_signed());
+        drop(served);
+        other.wait().unwrap();
+    }
+
+    #[test]
     fn s5_the_name_a_client_binds_to_is_not_looked_at() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join(";uid=0;");

@@ -150,6 +150,36 @@ mod tests {
     }
 
     #[test]
+    fn s8_a_helper_that_is_not_roots_is_sent_nothing() {
+        use std::io::Read;
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("root.sock");
+        let (sent, listening) = std::sync::mpsc::channel();
+        let impostor = thread::spawn({
+            let path = path.clone();
+            move || {
+                // As somebody else, in this thread alone; it is already, where the test is not root's.
+                let nobody = rustix::process::Uid::from_raw(1000);
+                let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+                rustix::thread::set_thread_res_uid(nobody, nobody, nobody).ok();
+                // Whose it is is taken down when it begins to listen.
+                rustix::net::listen(&listener, 4).unwrap();
+                sent.send(()).unwrap();
+                let mut told = Vec::new();
+                listener.accept().unwrap().0.read_to_end(&mut told).unwrap();
+                told
+            }
+        });
+        listening.recv().unwrap();
+        let refused = Client::connect(&path).unwrap_err();
+        assert!(
+            matches!(refused, ClientError::Foreign { uid } if uid != 0),
+            "{refused:?}"
+        );
+        assert_eq!(impostor.join().unwrap(), b"");
+    }
+
+    #[test]
     fn refusals_strange_answers_and_silence_are_told_apart() {
         let refusal = Refusal {
             kind: RefusalKind::Busy,

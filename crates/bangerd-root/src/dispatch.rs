@@ -76,3 +76,6 @@ fn vm_of(request: &Request) -> Option<&VmRef> {
         | Request::CleanupJailerChroot(vm) => Some(vm),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -235,3 +235,28 @@ fn wait_unit_gone_ends_with_systemds_word_about_that_unit() {
     drop(bus);
     thread.join().unwrap();
 }
+
+#[test]
+fn r9_route_zone_refuses_what_is_more_than_one_label_before_any_byte_is_sent() {
+    let (mut bus, thread) = fake(PLENTY, |_| ());
+    let long = "v".repeat(64);
+    for zone in [
+        "",
+        ".",
+        "vm.",
+        "~vm",
+        "example.com",
+        "VM",
+        "v m",
+        "v\0m",
+        "vm\n",
+        "ｖｍ",
+        &long,
+    ] {
+        let server = "10.0.0.1:8053".parse().unwrap();
+        let refused = bus.route_zone(7, zone, server);
+        assert!(matches!(refused, Err(BusError::Unfit { .. })), "{zone:?}");
+    }
+    drop(bus);
+    thread.join().unwrap();
+}

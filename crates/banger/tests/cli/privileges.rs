@@ -119,7 +119,9 @@ fn files() -> String {
         ),
         format!("| `{COMMAND}` | a link to the installed `banger`, if nothing is there |"),
         format!("| `{MODULES}` | kernel modules that are loaded at boot |"),
-        format!("| `{UDEV_RULES}` | what udev leaves alone: VMs' taps, snapshots and their loop devices |"),
+        format!(
+            "| `{UDEV_RULES}` | what udev leaves alone: VMs' taps, snapshots and their loop devices |"
+        ),
     ];
     lines.extend(Unit::ALL.map(|unit| format!("| `{}` | the unit below |", unit.path())));
     lines.push(format!(

@@ -215,3 +215,6 @@ fn prove_one(
     }
     Ok(Given { role, fd, stat })
 }
+
+#[cfg(test)]
+mod tests;
