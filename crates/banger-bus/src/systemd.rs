@@ -214,6 +214,7 @@ impl ScopeSpec<'_> {
             let list = numbers.iter().fold(list, |list, (name, value)| {
                 list.align(8).str(name).signature("t").u64(*value)
             });
+            let list = list.align(8).str("IOAccounting").signature("b").u32(1);
             let list = list.align(8).str("DeviceAllow").signature("a(ss)");
             let list = list.array(8, |rules| {
                 self.devices.iter().fold(rules, |rules, rule| {
