@@ -11,6 +11,8 @@ use hyper::server::conn::http1;
 use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
+use std::fs::File;
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::AsyncWriteExt;
@@ -26,6 +28,12 @@ const HEAD_LIMIT: Duration = Duration::from_secs(5);
 
 /// How long a connection waits for a place: those without a request have gone by then.
 const PLACE_LIMIT: Duration = Duration::from_secs(6);
+
+/// How long a client that cannot be accepted is looked for: the kernel has it already.
+const ACCEPT_LIMIT: Duration = Duration::from_millis(100);
+
+/// How long lies between two refusals for want of descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// How long connections may take to end when the daemon ends.
 const END_LIMIT: Duration = Duration::from_secs(2);
@@ -43,18 +51,21 @@ pub async fn serve(daemon: Arc<Daemon>, listener: UnixListener, stop: Cancellati
     let router = routes::router(Arc::clone(&daemon));
     let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let owner = rustix::process::geteuid().as_raw();
+    let mut spare = Spare::new();
     loop {
-        let stream = tokio::select! {
+        let accepted = tokio::select! {
             () = stop.cancelled() => break,
-            accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => stream,
-                Err(error) => {
-                    tracing::warn!(%error, "accept a connection");
-                    // Out of descriptors, most likely: waiting is all that helps.
-                    tokio::time::sleep(Duration::from_millis(100)).await;
-                    continue;
-                }
-            },
+            accepted = listener.accept() => accepted,
+        };
+        let stream = match accepted {
+            Ok((stream, _)) => {
+                spare.is_told = false;
+                stream
+            }
+            Err(error) => {
+                spare.refuse_one(&listener, owner, &error).await;
+                continue;
+            }
         };
         if !is_welcome(&stream, owner) {
             continue;
@@ -65,7 +76,7 @@ pub async fn serve(daemon: Arc<Daemon>, listener: UnixListener, stop: Cancellati
             place = Arc::clone(&places).acquire_owned() => place,
             () = tokio::time::sleep(PLACE_LIMIT) => {
                 tracing::warn!("refused a connection: {MAX_CONNECTIONS} are open");
-                drop(tokio::spawn(refuse(stream)));
+                drop(tokio::spawn(refuse(stream, too_many())));
                 continue;
             }
         };
@@ -108,13 +119,53 @@ pub async fn serve(daemon: Arc<Daemon>, listener: UnixListener, stop: Cancellati
     }
 }
 
-/// Tells a client that there is no place for it.
-async fn refuse(mut stream: UnixStream) {
-    let refusal = Refusal::new(
+/// A descriptor kept for the moment when there is no other: whoever comes then is told so.
+struct Spare {
+    file: Option<File>,
+    /// Whether the log has it: once, however long it lasts, for the log is finite too.
+    is_told: bool,
+}
+
+impl Spare {
+    fn new() -> Self {
+        Self {
+            file: File::open("/dev/null").ok(),
+            is_told: false,
+        }
+    }
+
+    /// Tells the client that could not be accepted why, and waits a little: clients that leave
+    /// are all that helps.
+    async fn refuse_one(&mut self, listener: &UnixListener, owner: u32, error: &io::Error) {
+        if !std::mem::replace(&mut self.is_told, true) {
+            tracing::warn!(%error, "accept a connection; those that cannot be are refused");
+        }
+        self.file = None;
+        let accepting = tokio::time::timeout(ACCEPT_LIMIT, listener.accept()).await;
+        if let Ok(Ok((stream, _))) = accepting
+            && is_welcome(&stream, owner)
+        {
+            refuse(
+                stream,
+                Refusal::io("talk to the daemon: accept a connection", error),
+            )
+            .await;
+        }
+        tokio::time::sleep(ACCEPT_PAUSE).await;
+        self.file = File::open("/dev/null").ok();
+    }
+}
+
+fn too_many() -> Refusal {
+    Refusal::new(
         ProblemCode::Exhausted,
         format!("talk to the daemon: {MAX_CONNECTIONS} connections are open"),
     )
-    .hint("end some commands of banger that wait, then repeat this one");
+    .hint("end some commands of banger that wait, then repeat this one")
+}
+
+/// Tells a client why there is no place for it.
+async fn refuse(mut stream: UnixStream, refusal: Refusal) {
     let body = serde_json::to_string(&ProblemBody { error: refusal.0 }).unwrap_or_default();
     let answer = format!(
         "HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\n\
@@ -124,6 +175,8 @@ async fn refuse(mut stream: UnixStream) {
     // It may be gone by now, or not listen.
     let telling = stream.write_all(answer.as_bytes());
     let _unheard = tokio::time::timeout(HEAD_LIMIT, telling).await;
+    // A socket that is closed on unread bytes resets the connection.
+    let _unread = stream.try_read(&mut [0; 4096]);
 }
 
 /// Whether the kernel says that the peer is the owner, or root, who could be anybody anyway.

@@ -64,9 +64,7 @@ impl Refusal {
     /// An I/O failure on this host; a full disk and missing descriptors are told apart.
     pub(crate) fn io(message: impl Into<String>, error: &std::io::Error) -> Self {
         let mut problem = Problem::because(io_code(error), message, error);
-        if is_full(error) {
-            problem = problem.hint(FULL);
-        }
+        problem.hint = io_hint(error);
         Self(problem)
     }
 
@@ -92,6 +90,24 @@ impl Refusal {
 /// What to do about a full disk.
 const FULL: &str = "free some disk space: `banger image ls`, `banger vm list`";
 
+/// What to do about a limit on open files that is reached.
+pub(crate) const NO_FILES: &str = "stop some VMs or end commands that wait, or start bangerd from a shell with a larger `ulimit -n`";
+
+fn io_hint(error: &std::io::Error) -> Option<String> {
+    let hint = match error {
+        _ if is_full(error) => FULL,
+        _ if lacks_files(error) => NO_FILES,
+        _ => return None,
+    };
+    Some(hint.to_owned())
+}
+
+/// Whether this process, or the host, has no descriptor left: EMFILE and ENFILE, which have no
+/// kind of their own.
+pub(crate) fn lacks_files(error: &std::io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(23 | 24))
+}
+
 fn is_full(error: &std::io::Error) -> bool {
     use std::io::ErrorKind;
     matches!(
@@ -107,8 +123,7 @@ fn io_code(error: &std::io::Error) -> ProblemCode {
         ErrorKind::OutOfMemory => ProblemCode::Exhausted,
         ErrorKind::PermissionDenied => ProblemCode::Permission,
         ErrorKind::NotFound => ProblemCode::NotFound,
-        // EMFILE and ENFILE have no kind of their own.
-        _ if matches!(error.raw_os_error(), Some(23 | 24)) => ProblemCode::Exhausted,
+        _ if lacks_files(error) => ProblemCode::Exhausted,
         _ => ProblemCode::Internal,
     }
 }
@@ -175,7 +190,12 @@ impl From<EngineError> for Refusal {
         problem.hint = match error.fix() {
             Some(fix) => Some(fix.to_owned()),
             None if code == ProblemCode::Internal => Some("banger doctor".into()),
-            None => None,
+            None => match &error {
+                EngineError::File { source, .. } | EngineError::Io { source, .. } => {
+                    io_hint(source)
+                }
+                _ => None,
+            },
         };
         Self(problem)
     }
@@ -260,7 +280,8 @@ mod tests {
                 .hint
         };
         assert!(hint(28).is_some() && hint(122).is_some());
-        assert_eq!((hint(24), hint(12)), (None, None));
+        assert!(hint(24).unwrap().contains("ulimit"));
+        assert_eq!(hint(12), None);
     }
 
     #[test]

@@ -12,6 +12,7 @@ use crate::notify;
 use crate::problem::Refusal;
 use banger_api::{Dirs, DirsError, Install, InstallError};
 use rustix::fs::{Mode, OFlags};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::io::Write;
 use std::os::fd::AsFd;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
@@ -33,6 +34,9 @@ const BUILDER_IDLE: Duration = Duration::from_secs(60);
 
 /// How long clients that had connected when an idle daemon hid its socket may take to be seen.
 const LAST_CALL: Duration = Duration::from_millis(100);
+
+/// How many files a daemon may have open: as `LimitNOFILE` in its unit.
+const OPEN_FILES: u64 = 65_536;
 
 /// Why the daemon cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -143,9 +147,27 @@ fn close_to_others() -> Result<(), StartError> {
     )
 }
 
+/// Lets this process open as many files as an installed one may, where the host allows it: a VM
+/// takes about ten, and many shells give 1,024.
+fn raise_open_files() {
+    let limit = getrlimit(Resource::Nofile);
+    let most = limit
+        .maximum
+        .map_or(OPEN_FILES, |most| most.min(OPEN_FILES));
+    if limit.current.is_some_and(|now| now < most) {
+        let raised = Rlimit {
+            current: Some(most),
+            ..limit
+        };
+        // Where it is refused, the limit that there is holds.
+        let _refused = setrlimit(Resource::Nofile, raised);
+    }
+}
+
 /// Runs the daemon of this process's user until it has nothing to do or is told to end.
 pub fn run(role: Role) -> Result<(), StartError> {
     rustix::process::umask(Mode::from_raw_mode(0o077));
+    raise_open_files();
     // A daemon started by a shell leads its process group already and cannot; that is fine.
     let _session = rustix::process::setsid();
     if role == Role::System {

@@ -20,6 +20,35 @@ impl Bangerd {
         Self::spawn_with(&[("BANGER_HOME", home)])
     }
 
+    /// One that may open so many files.
+    fn ready_with_files(home: &Path, files: u32) -> Self {
+        let script = format!("ulimit -n {files}; exec \"$0\"");
+        let mut command = Command::new("sh");
+        command
+            .args(["-c", &script, env!("CARGO_BIN_EXE_bangerd")])
+            .env_clear()
+            .env("BANGER_HOME", home)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(std::fs::File::create(home.join("stderr")).unwrap());
+        let mut child = command.spawn().unwrap();
+        let stdout = BufReader::new(child.stdout.take().unwrap());
+        let mut daemon = Self { child, stdout };
+        assert_eq!(daemon.line(), "ready\n");
+        daemon
+    }
+
+    /// The CPU time that it has used, in clock ticks.
+    fn ticks(&self) -> u64 {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id())).unwrap();
+        let (_, fields) = stat.rsplit_once(')').unwrap();
+        let fields: Vec<&str> = fields.split_whitespace().collect();
+        fields[11..13]
+            .iter()
+            .map(|n| n.parse::<u64>().unwrap())
+            .sum()
+    }
+
     fn spawn_with(variables: &[(&str, &Path)]) -> Self {
         let mut child = Command::new(env!("CARGO_BIN_EXE_bangerd"))
             .env_clear()
@@ -316,5 +345,65 @@ fn slow_and_many_clients_do_not_keep_others_out() {
     let mut last = more.last().unwrap();
     assert_eq!(last.read(&mut [0]).unwrap(), 0);
     drop(more);
+    assert!(daemon.terminate().success());
+}
+
+#[test]
+fn without_descriptors_clients_are_told_so_nothing_spins_and_it_recovers() {
+    let (home, socket) = home();
+    let daemon = Bangerd::ready_with_files(home.path(), 64);
+    let version = || {
+        let mut client = UnixStream::connect(&socket).unwrap();
+        client.set_read_timeout(Some(PATIENCE)).unwrap();
+        client
+            .write_all(b"GET /v1/version HTTP/1.0\r\n\r\n")
+            .unwrap();
+        let mut answer = String::new();
+        client.read_to_string(&mut answer).unwrap();
+        answer
+    };
+    assert!(version().starts_with("HTTP/1.0 200"));
+    // Readers of events stay; idle ones would be sent away.
+    let mut held: Vec<UnixStream> = Vec::new();
+    let refused = loop {
+        let mut client = UnixStream::connect(&socket).unwrap();
+        client.set_read_timeout(Some(PATIENCE)).unwrap();
+        client
+            .write_all(b"GET /v1/events?follow=true HTTP/1.1\r\nhost: x\r\n\r\n")
+            .unwrap();
+        let mut start = [0; 12];
+        client.read_exact(&mut start).unwrap();
+        if &start != b"HTTP/1.1 200" {
+            let mut answer = start.to_vec();
+            client.read_to_end(&mut answer).unwrap();
+            break String::from_utf8(answer).unwrap();
+        }
+        held.push(client);
+        assert!(held.len() < 64, "64 files are enough for 64 clients");
+    };
+    assert!(refused.starts_with("HTTP/1.1 503"), "{refused}");
+    for part in ["exhausted", "Too many open files", "ulimit -n"] {
+        assert!(refused.contains(part), "{part}: {refused}");
+    }
+    println!("{} clients are held by 64 files", held.len());
+
+    // While clients wait for a place, it waits too.
+    let waiting: Vec<UnixStream> = (0..10)
+        .map(|_| UnixStream::connect(&socket).unwrap())
+        .collect();
+    let before = daemon.ticks();
+    std::thread::sleep(std::time::Duration::from_secs(2));
+    let used = daemon.ticks() - before;
+    println!("{used} ticks of CPU in 2 s without descriptors");
+    assert!(used < 50, "{used} ticks in 2 s");
+    drop(waiting);
+    held.truncate(held.len() / 2);
+    let deadline = std::time::Instant::now() + PATIENCE;
+    while !version().starts_with("HTTP/1.0 200") {
+        assert!(std::time::Instant::now() < deadline, "it does not recover");
+    }
+    let log = std::fs::read_to_string(home.path().join("stderr")).unwrap();
+    let told = log.matches("accept a connection").count();
+    assert!((1..=3).contains(&told), "{log}");
     assert!(daemon.terminate().success());
 }
