@@ -30,11 +30,15 @@ pub enum EventKind {
     Oom,
     /// Its time is up.
     Ttl,
+    /// Its VMM does not answer, or was stopped; see the reason. Nothing is done about it.
+    Hung,
+    /// Its VMM answers again.
+    Recovered,
 }
 
 impl EventKind {
     /// All kinds.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 13] = [
         Self::Created,
         Self::Started,
         Self::Running,
@@ -46,6 +50,8 @@ impl EventKind {
         Self::Restarted,
         Self::Oom,
         Self::Ttl,
+        Self::Hung,
+        Self::Recovered,
     ];
 
     /// The kind as it stands on the wire.
@@ -62,6 +68,8 @@ impl EventKind {
             Self::Restarted => "restarted",
             Self::Oom => "oom",
             Self::Ttl => "ttl",
+            Self::Hung => "hung",
+            Self::Recovered => "recovered",
         }
     }
 }

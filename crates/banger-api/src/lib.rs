@@ -43,6 +43,6 @@ pub use system::{
     LimitsView, TidyView, VersionView,
 };
 pub use vm::{
-    CreateVm, InitMode, LogSource, NetworkMode, RemoveVm, RenameVm, RunVm, SetVm, SshView, StartVm,
-    StopVm, StorageMode, VmExitView, VmSpec, VmState, VmView, WaitFor,
+    CreateVm, HungView, InitMode, LogSource, NetworkMode, RemoveVm, RenameVm, RunVm, SetVm,
+    SshView, StartVm, StopVm, StorageMode, VmExitView, VmSpec, VmState, VmView, WaitFor,
 };

@@ -221,12 +221,21 @@ impl VmState {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct VmExitView {
     /// One word: `powered_off`, `stopped`, `forced`, `killed`, `panicked`, `crashed`, `failed`,
-    /// `disk_full`, `ttl`.
+    /// `oom`, `disk_full`, `ttl`, `lost`.
     pub reason: String,
     /// One line for people. Hostile until sanitised.
     pub detail: String,
     /// When, in milliseconds since 1970.
     pub at_unix_ms: u64,
+}
+
+/// A VMM that does not answer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct HungView {
+    /// When that was found, in milliseconds since 1970.
+    pub since_unix_ms: u64,
+    /// One line on what was seen.
+    pub why: String,
 }
 
 /// A VM as shown.
@@ -240,6 +249,9 @@ pub struct VmView {
     pub name: VmName,
     /// Where it is in its life.
     pub state: VmState,
+    /// That its VMM does not answer, for as long as it does not.
+    #[serde(default)]
+    pub hung: Option<HungView>,
     /// The image as asked for.
     pub image: String,
     /// The image's digest.

@@ -25,6 +25,9 @@ const LAST_LINES: u64 = 2048;
 /// How long the last words of an ended VMM are waited for. They are in its pipes already.
 const LAST_WORDS: Duration = Duration::from_secs(5);
 
+/// How long a VMM that is taken over is waited for. One that is stuck is taken over unheard.
+pub(crate) const ASLEEP: Duration = Duration::from_millis(300);
+
 /// The tasks that read what a VMM says; they end when it does.
 #[derive(Debug)]
 pub(crate) struct Sources {

@@ -26,6 +26,7 @@ mod program;
 mod qemu;
 mod socket;
 mod spec;
+mod unreachable;
 
 use std::fmt;
 use std::io;
@@ -42,8 +43,9 @@ pub use host::{Finding, Host, Level};
 pub use jail::{Jail, JailError, JailFile, JailRole, JailSockets};
 pub use kvm::{Kvm, probe_kvm};
 pub use log_times::LogTimes;
-pub use process::ProcessId;
+pub use process::{ProcessId, is_stopped};
 pub use spec::{Cache, Drive, MachineSpec, NetworkMode, Place, Tap};
+pub use unreachable::unreachable;
 
 /// A stream of bytes to and from the guest's agent.
 pub trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
@@ -86,6 +88,7 @@ pub trait Engine: Send + Sync + fmt::Debug {
 
     /// Takes over a machine that runs since before this daemon: proves by pidfd, start time
     /// and boot id that the process is the recorded one, or has the jail prove it, then reconnects.
+    /// One that is proved and does not answer is taken over all the same.
     async fn adopt(
         &self,
         process: &ProcessId,
@@ -114,6 +117,10 @@ pub trait Machine: Send + Sync + fmt::Debug {
 
     /// Lets them run again.
     async fn resume(&self) -> Result<(), EngineError>;
+
+    /// Asks the VMM, not its guest, for a sign of life. What keeps it from answering is the error;
+    /// one that is stuck may take as long as it likes.
+    async fn answers(&self) -> Result<(), EngineError>;
 
     /// Ends the VMM by KILL and waits until it is gone. Done already is no error.
     async fn kill(&self) -> Result<(), EngineError>;

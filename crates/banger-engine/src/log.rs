@@ -5,6 +5,7 @@
 //!
 //! Beside each lies `name.times`: when which part of it was written, see [`crate::LogTimes`].
 
+use std::borrow::Cow;
 use std::io;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -125,21 +126,40 @@ const PANIC_REASON: usize = 200;
 /// Copies a source into a log until its end; returns the reason of the kernel's panic, if
 /// its line went by. What cannot be written is dropped, so that a full disk never holds the
 /// machine up.
-pub(crate) async fn drain(
+pub(crate) async fn drain(source: impl AsyncRead + Unpin, log: CappedLog) -> Option<String> {
+    drain_through(source, log, None).await
+}
+
+/// As [`drain`], without the lines that are chatter.
+pub(crate) async fn drain_without(
+    source: impl AsyncRead + Unpin,
+    log: CappedLog,
+    is_chatter: fn(&[u8]) -> bool,
+) {
+    let sieve = Sieve {
+        rest: Vec::new(),
+        is_chatter,
+    };
+    drop(drain_through(source, log, Some(sieve)).await);
+}
+
+async fn drain_through(
     mut source: impl AsyncRead + Unpin,
     mut log: CappedLog,
+    mut sieve: Option<Sieve>,
 ) -> Option<String> {
     let mut chunk = vec![0; CHUNK];
     let mut panic = PanicSearch::default();
     let mut failing = false;
     loop {
-        let n = match source.read(&mut chunk).await {
-            Ok(0) | Err(_) => return panic.reason(),
-            Ok(n) => n,
-        };
+        let n = source.read(&mut chunk).await.unwrap_or(0);
         let bytes = chunk.get(..n).unwrap_or_default();
         panic.feed(bytes);
-        match log.append(bytes).await {
+        let kept = match &mut sieve {
+            Some(sieve) => Cow::Owned(sieve.sift(bytes)),
+            None => Cow::Borrowed(bytes),
+        };
+        match log.append(&kept).await {
             Ok(()) => failing = false,
             Err(error) if !failing => {
                 failing = true;
@@ -147,8 +167,41 @@ pub(crate) async fn drain(
             }
             Err(_) => {}
         }
+        if n == 0 {
+            return panic.reason();
+        }
         // A flood is one task among many.
         tokio::task::yield_now().await;
+    }
+}
+
+/// Lets through the lines that are not chatter.
+struct Sieve {
+    /// The line that has no end yet.
+    rest: Vec<u8>,
+    is_chatter: fn(&[u8]) -> bool,
+}
+
+impl Sieve {
+    /// What is let through of all before and these bytes; none are the end.
+    fn sift(&mut self, bytes: &[u8]) -> Vec<u8> {
+        self.rest.extend_from_slice(bytes);
+        if bytes.is_empty() {
+            return std::mem::take(&mut self.rest);
+        }
+        let end = self.rest.iter().rposition(|&byte| byte == b'\n');
+        let rest = self.rest.split_off(end.map_or(0, |end| end + 1));
+        let lines = std::mem::replace(&mut self.rest, rest);
+        let mut kept = Vec::with_capacity(lines.len());
+        for line in lines.split_inclusive(|&byte| byte == b'\n') {
+            if !(self.is_chatter)(line) {
+                kept.extend_from_slice(line);
+            }
+        }
+        if self.rest.len() > CHUNK {
+            kept.append(&mut self.rest);
+        }
+        kept
     }
 }
 
@@ -249,6 +302,27 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         std::os::unix::fs::symlink("/etc/hostname", dir.path().join("x.log")).unwrap();
         assert!(CappedLog::open(dir.path(), "x.log", 1000).await.is_err());
+    }
+
+    #[test]
+    fn chatter_is_left_out_wherever_it_is_cut_and_nothing_else() {
+        let text = b"one\nquiet 1\ntwo\nquiet 2\nquie";
+        for cut in 0..text.len() {
+            let mut sieve = Sieve {
+                rest: Vec::new(),
+                is_chatter: |line| line.starts_with(b"quiet"),
+            };
+            let mut kept = sieve.sift(text.get(..cut).unwrap());
+            kept.extend(sieve.sift(text.get(cut..).unwrap()));
+            kept.extend(sieve.sift(b""));
+            let kept = String::from_utf8(kept).unwrap();
+            assert_eq!(kept, "one\ntwo\nquie", "{cut}");
+        }
+        let mut sieve = Sieve {
+            rest: Vec::new(),
+            is_chatter: |_| true,
+        };
+        assert_eq!(sieve.sift(&[b'x'; CHUNK + 1]).len(), CHUNK + 1);
     }
 
     #[tokio::test]

@@ -195,6 +195,23 @@ impl AsRawFd for Held {
     }
 }
 
+/// Whether the kernel holds one of the process's threads: stopped by a signal, or by a debugger.
+/// Where its threads are not shown, nothing is known and it is not said. Blocks for a moment.
+pub fn is_stopped(id: &ProcessId) -> bool {
+    let Ok(threads) = std::fs::read_dir(format!("/proc/{}/task", id.pid)) else {
+        return false;
+    };
+    let is_held = |stat: String| {
+        let state = stat.rsplit_once(") ")?.1.chars().next()?;
+        Some(matches!(state, 'T' | 't'))
+    };
+    let mut threads = threads
+        .flatten()
+        .filter_map(|thread| std::fs::read_to_string(thread.path().join("stat")).ok());
+    threads.any(|stat| is_held(stat) == Some(true))
+        && start_ticks(id.pid).ok() == Some(id.start_ticks)
+}
+
 fn open(pid: i32) -> io::Result<OwnedFd> {
     let pid = Pid::from_raw(pid).ok_or(io::ErrorKind::InvalidInput)?;
     Ok(pidfd_open(pid, PidfdFlags::empty())?)

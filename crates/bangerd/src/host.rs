@@ -10,7 +10,8 @@ use crate::vm::create::disk_free;
 use crate::vm::place::VmPlace;
 use banger_api::{Check, CheckStatus, EngineView, HostView, NetworkMode};
 use banger_engine::{Engine, Host, Level};
-use banger_names::ByteSize;
+use banger_names::{ByteSize, VmId};
+use std::collections::HashSet;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -121,6 +122,22 @@ async fn helper_checks(daemon: &Daemon) -> Vec<Check> {
             "sudo banger system restart",
         )
     }];
+    let known: HashSet<VmId> = daemon.vms().all().into_iter().map(|vm| vm.id).collect();
+    let mut left = status
+        .vms
+        .iter()
+        .filter(|entry| !known.contains(&entry.vm.id));
+    if let Some(first) = left.next() {
+        checks.push(absent(
+            "helper.left",
+            &format!(
+                "it has what it made for {} starts of VMs that are not known, as {}",
+                left.count() + 1,
+                first.vm
+            ),
+            "banger doctor --fix removes it",
+        ));
+    }
     let news = daemon.bridge().news().await;
     checks.push(match &news.standing {
         Some(bridge) => ok(
@@ -178,6 +195,16 @@ fn state_checks(daemon: &Daemon) -> Vec<Check> {
             fix: Some("install the newer banger again".into()),
         },
     }];
+    for vm in daemon.vms().all() {
+        if let Some(hung) = vm.now().hung() {
+            let (name, why) = (vm.name(), hung.why);
+            checks.push(absent(
+                "state.hung",
+                &format!("VM {name}: {why}"),
+                &format!("wait until it answers, or banger vm kill {name}"),
+            ));
+        }
+    }
     let orphans = daemon.orphans();
     if let Some(first) = orphans.first() {
         let place = VmPlace::of(daemon.dirs(), &first.id);

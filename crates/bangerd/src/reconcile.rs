@@ -7,6 +7,9 @@
 //! record; without one it is left and told, until somebody asks for it to be removed ([`tidy`]).
 //! What the helper made is asked of the helper: the VMMs that it says run are taken over, all
 //! else that it has is reclaimed.
+//!
+//! A VMM that is ours and does not answer is taken over as it is and shown as hung: it may come
+//! back, and a restart of the daemon ends no VM that a person wants to keep.
 
 mod strays;
 
@@ -32,6 +35,9 @@ const ADOPT_LIMIT: Duration = Duration::from_secs(30);
 /// How long a VMM may take to be gone after KILL.
 const KILL_LIMIT: Duration = Duration::from_secs(30);
 
+/// The word for a VM whose VMM may run still, and cannot be held.
+const LOST: &str = "lost";
+
 /// What became of a recorded VMM.
 enum Fate {
     /// None was recorded.
@@ -40,8 +46,8 @@ enum Fate {
     Runs(Arc<dyn Machine>),
     /// It is gone, or another process has its number.
     Gone(String),
-    /// It seems to run but cannot be taken over.
-    Stuck(String),
+    /// It may run still, and can be neither held nor shown to have ended.
+    Lost(String),
 }
 
 /// Brings records, processes and directories into line.
@@ -69,16 +75,20 @@ pub(crate) async fn reconcile(daemon: &Arc<Daemon>) -> Result<(), Refusal> {
     for record in records {
         known.insert(record.id.clone());
         if let Some((record, machine)) = settle(daemon, record, log_cap).await {
-            if machine.is_some() && record.is_helped {
+            let is_lost = record.exit.as_ref().is_some_and(|exit| exit.reason == LOST);
+            if record.is_helped && (machine.is_some() || is_lost) {
                 kept.extend(record.last_start());
             }
             settled.push((record, machine));
         }
     }
     let may_change = daemon.condition().may_change();
-    let is_reclaimed = may_change && reclaim(daemon, kept).await;
+    let is_reclaimed = may_change && reclaim(daemon, kept.clone()).await;
     for (mut record, machine) in settled {
-        if machine.is_none() && is_reclaimed {
+        let is_kept = record
+            .last_start()
+            .is_some_and(|start| kept.contains(&start));
+        if machine.is_none() && is_reclaimed && !is_kept {
             record.is_helped = false;
         }
         hand_over(daemon, record, machine).await;
@@ -101,12 +111,13 @@ async fn settle(
     log_cap: ByteSize,
 ) -> Option<(VmRecord, Option<Arc<dyn Machine>>)> {
     let place = VmPlace::of(daemon.dirs(), &record.id);
-    let before = record.state;
+    let (before, process) = (record.state, record.process.clone());
     let goes = record.plan.ephemeral || record.state == VmState::Removing;
     let fate = fate_of(daemon, &record, &place, log_cap).await;
     if !daemon.condition().may_change() {
         return Some(shown(record, fate));
     }
+    let mut is_lost = false;
     let machine = match fate {
         Fate::Runs(machine) if goes => {
             match tokio::time::timeout(KILL_LIMIT, machine.kill()).await {
@@ -117,13 +128,16 @@ async fn settle(
             None
         }
         Fate::Runs(machine) => Some(machine),
-        Fate::Stuck(why) => {
-            tracing::warn!(vm = %record.id, why, "a VMM cannot be taken over; killing it");
+        Fate::Lost(why) => {
+            tracing::error!(vm = %record.id, why, "a VMM may run that cannot be held; left as it is");
+            is_lost = true;
             record.end(
                 VmState::Crashed,
-                "crashed",
-                format!("lost with the daemon: {why}"),
+                LOST,
+                format!("it may run still, the next start or removal ends it: {why}"),
             );
+            // The next daemon may have more luck.
+            record.process = process;
             None
         }
         Fate::Gone(why) => {
@@ -145,14 +159,16 @@ async fn settle(
         }
     };
     if record.state == VmState::Crashed && before != VmState::Crashed {
-        record.decide_retry();
+        if !is_lost {
+            record.decide_retry();
+        }
         let exit = record.exit.as_ref();
         let why = exit.map(|exit| (exit.reason.as_str(), exit.detail.as_str()));
         daemon.events().tell(EventKind::Crashed, &record, why);
     }
-    let mut is_alone = machine.is_none();
-    if machine.is_none() {
-        // A VMM that was started but not yet recorded, or one that does not answer.
+    let mut is_alone = machine.is_none() && !is_lost;
+    if is_alone {
+        // A VMM that was started but not yet recorded.
         let killed = tokio::task::spawn_blocking(move || strays::kill(&place)).await;
         if let Ok(Err(error)) = killed {
             is_alone = false;
@@ -171,6 +187,7 @@ async fn settle(
     }
     if machine.is_some() && record.state != VmState::Starting {
         record.state = VmState::Running;
+        record.exit = None;
     }
     Some((record, machine))
 }
@@ -179,7 +196,7 @@ async fn settle(
 fn shown(mut record: VmRecord, fate: Fate) -> (VmRecord, Option<Arc<dyn Machine>>) {
     match fate {
         Fate::Runs(machine) => return (record, Some(machine)),
-        Fate::Gone(why) | Fate::Stuck(why) => record.end(VmState::Crashed, "crashed", why),
+        Fate::Gone(why) | Fate::Lost(why) => record.end(VmState::Crashed, "crashed", why),
         Fate::None => {}
     }
     (record, None)
@@ -223,20 +240,26 @@ async fn fate_of(daemon: &Daemon, record: &VmRecord, place: &VmPlace, log_cap: B
     let Some(process) = &record.process else {
         return Fate::None;
     };
-    if record.is_helped
-        && record.engine_kind == EngineKind::Firecracker
-        && daemon.helper().is_none()
-    {
-        return Fate::Stuck("it runs in a jail, and there is no helper now".into());
-    }
+    let is_jailed = record.is_helped && record.engine_kind == EngineKind::Firecracker;
     let place = place.for_engine(log_cap, daemon.jail(record));
-    let adopting = daemon.adopt(record.engine_kind, process, &place);
-    match tokio::time::timeout(ADOPT_LIMIT, adopting).await {
-        Ok(Ok(machine)) => Fate::Runs(Arc::from(machine)),
-        Ok(Err(EngineError::NotOurs { reason, .. })) => Fate::Gone(reason),
-        Ok(Err(EngineError::Exited(exit))) => Fate::Gone(exit.to_string()),
-        Ok(Err(error)) => Fate::Stuck(error.to_string()),
-        Err(_) => Fate::Stuck("it does not answer".into()),
+    let why = if is_jailed && daemon.helper().is_none() {
+        "it runs in a jail, and there is no helper now".to_owned()
+    } else {
+        let adopting = daemon.adopt(record.engine_kind, process, &place);
+        match tokio::time::timeout(ADOPT_LIMIT, adopting).await {
+            Ok(Ok(machine)) => return Fate::Runs(Arc::from(machine)),
+            Ok(Err(EngineError::NotOurs { reason, .. })) => return Fate::Gone(reason),
+            Ok(Err(EngineError::Exited(exit))) => return Fate::Gone(exit.to_string()),
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => "it does not answer".to_owned(),
+        }
+    };
+    tracing::warn!(vm = %record.id, why, "a VMM cannot be reached");
+    match banger_engine::unreachable(process, &place, format!("it cannot be reached: {why}")) {
+        Ok(machine) => Fate::Runs(Arc::from(machine)),
+        // Whose start only the helper can see is not proved to be gone by not being seen.
+        Err(_) if is_jailed => Fate::Lost(why),
+        Err(error) => Fate::Gone(error.to_string()),
     }
 }
 

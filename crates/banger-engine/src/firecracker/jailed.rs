@@ -148,9 +148,9 @@ pub(super) async fn adopt(
     let sources = sources(console, console_log, words, vmm_log);
     let (process, api, vsock) = sides(sockets);
     let held = watch(process, jail, sources, place);
-    let api = Api::new(api);
-    held.answers(api.version()).await?;
-    Ok(FirecrackerMachine::new(held, api, Vsock::of_jailed(vsock)).with_locks(locks))
+    let machine = FirecrackerMachine::new(held, Api::new(api), Vsock::of_jailed(vsock));
+    machine.greet_if_awake().await?;
+    Ok(machine.with_locks(locks))
 }
 
 /// The machine with the paths that Firecracker sees.

@@ -21,7 +21,7 @@ use super::machine::{FirecrackerMachine, last_words};
 use super::vsock::{Called, Vsock, ready_socket};
 use super::{jailed, locks};
 use crate::held::{CONSOLE_LOG, Held, Sources, VMM_LOG, Vmm};
-use crate::log::{CappedLog, drain};
+use crate::log::{CappedLog, drain, drain_without};
 use crate::process::Process;
 use crate::socket::{RunDir, SocketFile};
 use crate::{EngineError, MachineSpec, Place, ProcessId};
@@ -99,9 +99,9 @@ pub(crate) async fn adopt(
     let vsock = Vsock::of_running(vsock, called);
     let sources = sources(console, console_log, words, vmm_log);
     let held = Held::watch(Vmm::Ours(process), sources, place, last_words);
-    let api = Api::new(api);
-    held.answers(api.version()).await?;
-    Ok(FirecrackerMachine::new(held, api, vsock))
+    let machine = FirecrackerMachine::new(held, Api::new(api), vsock);
+    machine.greet_if_awake().await?;
+    Ok(machine)
 }
 
 /// Where Firecracker makes its API's socket and the vsock's.
@@ -118,8 +118,18 @@ pub(super) fn sources(
 ) -> Sources {
     Sources {
         console: tokio::spawn(drain(console, console_log)),
-        others: vec![tokio::spawn(async { drop(drain(words, vmm_log).await) })],
+        others: vec![tokio::spawn(drain_without(words, vmm_log, is_of_ours))],
     }
+}
+
+/// Whether a line of its log only tells that we asked for a sign of life, and that it gave one.
+fn is_of_ours(line: &[u8]) -> bool {
+    [
+        &b":INFO] The API server received a Get request on \"/\"."[..],
+        b":INFO] The request was executed successfully. Status code: 200 OK.",
+    ]
+    .iter()
+    .any(|end| line.trim_ascii_end().ends_with(end))
 }
 
 /// What a failed (or abandoned) start must undo.

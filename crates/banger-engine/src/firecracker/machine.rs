@@ -9,7 +9,7 @@ use super::api::Api;
 use super::faults::{self, FaultName};
 use super::vsock::Vsock;
 use crate::exit::Announced;
-use crate::held::{Held, LastWords};
+use crate::held::{ASLEEP, Held, LastWords};
 use crate::program::Version;
 use crate::{BoxStream, EngineError, Machine, ProcessId, VmmExit};
 
@@ -39,6 +39,15 @@ impl FirecrackerMachine {
             api,
             vsock,
             _locks: Vec::new(),
+        }
+    }
+
+    /// Waits a little for the API of a Firecracker that runs; one that is stuck may come back.
+    pub(super) async fn greet_if_awake(&self) -> Result<(), EngineError> {
+        let greeted = self.held.answers(self.api.version());
+        match tokio::time::timeout(ASLEEP, greeted).await {
+            Ok(greeted) => greeted.map(drop),
+            Err(_) => Ok(()),
         }
     }
 
@@ -78,6 +87,10 @@ impl Machine for FirecrackerMachine {
 
     async fn resume(&self) -> Result<(), EngineError> {
         self.api.resume().await
+    }
+
+    async fn answers(&self) -> Result<(), EngineError> {
+        self.api.version().await.map(drop)
     }
 
     async fn kill(&self) -> Result<(), EngineError> {

@@ -70,7 +70,7 @@ pub(crate) async fn adopt(id: &ProcessId, place: &Place) -> Result<QemuMachine, 
         others: Vec::new(),
     };
     let machine = QemuMachine::hold(process, run, monitor, readers, place);
-    machine.greet().await?;
+    machine.greet_if_awake().await?;
     Ok(machine)
 }
 

@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::link::Link;
 use super::qmp::{Announcement, Qmp};
-use crate::held::{Held, LastWords, Sources, Vmm};
+use crate::held::{ASLEEP, Held, LastWords, Sources, Vmm};
 use crate::process::Process;
 use crate::socket::RunDir;
 use crate::{BoxStream, EngineError, Machine, Place, ProcessId, VmmExit};
@@ -53,6 +53,12 @@ impl QemuMachine {
     pub(super) async fn greet(&self) -> Result<(), EngineError> {
         self.held.answers(self.qmp.ready()).await
     }
+
+    /// Waits a little for the monitor of a QEMU that runs; one that is stuck may come back.
+    pub(super) async fn greet_if_awake(&self) -> Result<(), EngineError> {
+        let greeted = tokio::time::timeout(ASLEEP, self.greet()).await;
+        greeted.unwrap_or(Ok(()))
+    }
 }
 
 #[async_trait]
@@ -86,6 +92,10 @@ impl Machine for QemuMachine {
 
     async fn resume(&self) -> Result<(), EngineError> {
         self.qmp.execute("cont", None).await.map(drop)
+    }
+
+    async fn answers(&self) -> Result<(), EngineError> {
+        self.qmp.execute("query-status", None).await.map(drop)
     }
 
     async fn kill(&self) -> Result<(), EngineError> {

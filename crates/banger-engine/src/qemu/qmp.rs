@@ -123,7 +123,9 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Session<T> {
     ) {
         let greeted = self.greet().await;
         let failed = greeted.is_err();
-        if tell.send(greeted).is_err() || failed {
+        // Whoever took over a QEMU that was stuck did not wait.
+        let _unheard = tell.send(greeted);
+        if failed {
             return;
         }
         loop {
@@ -134,6 +136,9 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Session<T> {
                 },
                 order = inbox.recv(), if self.pending.is_none() => {
                     let Some(order) = order else { return };
+                    if order.reply.is_closed() {
+                        continue; // it was given up while QEMU was stuck
+                    }
                     if let Err(reason) = self.give(order).await {
                         return self.end(reason);
                     }

@@ -71,13 +71,14 @@ async fn daemon(install: &Install) -> Vec<Check> {
         ),
         Err(error) => return vec![failed(name, error.message, "sudo banger system restart")],
     };
-    // What the daemon sees of the helper and of what the helper made.
+    // What the daemon sees of its VMs, of the helper and of what the helper made.
     let host: Result<HostView, _> = ask(install).get("/v1/host").await;
     let seen = match host {
         Ok(host) => host.checks,
         Err(error) => vec![failed("helper", CliError::from(error).message, REPAIR)],
     };
-    let is_about = |check: &Check| check.name == "helper" || check.name.starts_with("network.");
+    let kinds = ["helper", "network.", "state."];
+    let is_about = |check: &Check| kinds.iter().any(|kind| check.name.starts_with(kind));
     let mut checks = vec![version];
     checks.extend(seen.into_iter().filter(is_about));
     checks

@@ -5,7 +5,7 @@ pub(crate) mod client_end;
 
 use crate::problem::Refusal;
 use crate::vm::handle::VmHandle;
-use banger_api::ProblemCode;
+use banger_api::{HungView, ProblemCode};
 use banger_engine::{BoxStream, EngineError, Machine};
 use banger_guest::client::{self, ClientError, FramedReader, FramedStream, FramedWriter, Lanes};
 use banger_guest::frame::{AGENT_PORT, Frame, Kind};
@@ -17,6 +17,9 @@ use tokio::io::{ReadHalf, WriteHalf};
 
 /// How long the agent may take to take a request.
 const OPEN_LIMIT: Duration = Duration::from_secs(60);
+
+/// How long a VMM that hangs is waited for.
+const HUNG_LIMIT: Duration = Duration::from_secs(5);
 
 /// How long the end of a VM may take to be known once its stream broke, and the last words
 /// of a stream to arrive once its VM ended.
@@ -54,7 +57,10 @@ impl GuestEnd {
                 .await
                 .map_err(Broken::Agent)
         };
-        let opened = tokio::time::timeout(OPEN_LIMIT, opening).await;
+        let opened = tokio::select! {
+            opened = tokio::time::timeout(OPEN_LIMIT, opening) => opened,
+            hung = vm.hangs_for(HUNG_LIMIT) => return Err(is_hung(vm, &hung)),
+        };
         let stream: FramedStream<BoxStream> = match opened {
             Ok(Ok((stream, _))) => stream,
             Ok(Err(Broken::Agent(ClientError::Failed(failure)))) => {
@@ -212,6 +218,13 @@ fn out_of_place(who: &str, kind: Kind) -> Refusal {
     Refusal::invalid(format!(
         "relay a stream: {who} sent a {kind:?} frame out of place"
     ))
+}
+
+fn is_hung(vm: &VmHandle, hung: &HungView) -> Refusal {
+    let name = vm.name();
+    let message = format!("ask the agent of VM {:?}: {}", name.as_str(), hung.why);
+    Refusal::new(ProblemCode::TimedOut, message)
+        .hint(format!("wait until it answers, or banger vm kill {name}"))
 }
 
 /// A broken stream: because the VM ended, or else because of `error`.

@@ -1,10 +1,11 @@
 //! From nothing to an agent that answers.
 
 use super::driver::{BY_ITSELF, Driver, Phase, Starters, answer, answer_some};
-use super::ending::Asked;
+use super::ending::{self, Asked};
 use super::handle::{Command, Waiter};
 use super::launch;
 use super::moment::Moment;
+use super::pulse::Memory;
 use crate::files;
 use crate::problem::Refusal;
 use banger_api::{EventKind, ProblemCode, VmState};
@@ -203,9 +204,10 @@ impl Driver {
     /// itself is tried again by the policy; one that a person asked for has told that person.
     async fn boot_failed(&mut self, starters: Starters, mut refusal: Refusal) -> Phase {
         let had_vmm = self.machine.is_some();
-        if let Err(error) = self.kill_vmm().await {
+        let killed = self.kill_vmm().await;
+        if let Err(error) = &killed {
             tracing::error!(vm = %self.record.id, %error, "kill a VM that failed to boot");
-            refusal.0.causes.push(error.0.message);
+            refusal.0.causes.push(error.0.message.clone());
             for waiter in starters.waiters {
                 answer(waiter, Err(refusal.clone()));
             }
@@ -218,8 +220,17 @@ impl Driver {
             let lines = tokio::task::spawn_blocking(move || files::console_tail(&state)).await;
             refusal.0.causes.extend(lines.unwrap_or_default());
         }
-        let detail = refusal.0.message.clone();
-        self.record.end(VmState::Crashed, "failed", detail);
+        let mut detail = refusal.0.message.clone();
+        let mut reason = "failed";
+        if let Ok(Some(exit)) = killed
+            && self.memory_at(&exit).await == Memory::RanOut
+        {
+            reason = ending::OOM;
+            detail.push_str("; the kernel killed it: memory ran out");
+            self.tell(EventKind::Oom, Some((reason, &detail)));
+            refusal.0.message.clone_from(&detail);
+        }
+        self.record.end(VmState::Crashed, reason, detail);
         if starters.restart == Some(BY_ITSELF) {
             self.record.decide_retry();
         }

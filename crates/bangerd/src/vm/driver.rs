@@ -10,6 +10,7 @@ use super::handle::{Command, Snapshot, VmHandle, Waiter};
 use super::moment::Moment;
 use super::place::VmPlace;
 use super::policy;
+use super::pulse::Pulse;
 use super::record::VmRecord;
 use super::snapshot;
 use crate::activity::ActivityGuard;
@@ -108,10 +109,12 @@ pub(crate) struct Driver {
     pub(super) place: VmPlace,
     pub(super) machine: Option<Arc<dyn Machine>>,
     pub(super) commands: mpsc::UnboundedReceiver<Command>,
-    truth: watch::Sender<Snapshot>,
+    pub(super) truth: watch::Sender<Snapshot>,
+    /// Watches whether the VMM answers.
+    pub(super) pulse: Option<Pulse>,
     /// The state of which an event told last.
-    told: VmState,
-    busy: Option<ActivityGuard>,
+    pub(super) told: VmState,
+    pub(super) busy: Option<ActivityGuard>,
 }
 
 impl Driver {
@@ -125,6 +128,7 @@ impl Driver {
         let (truth, watch) = watch::channel(Snapshot {
             record: Arc::new(record.clone()),
             machine: machine.clone(),
+            pulse: None,
             is_removed: false,
         });
         let handle = VmHandle {
@@ -146,12 +150,14 @@ impl Driver {
             machine,
             commands,
             truth,
+            pulse: None,
         };
         daemon.tasks().spawn(driver.run(phase));
         handle
     }
 
     async fn run(mut self, mut phase: Phase) {
+        self.publish();
         loop {
             phase = match phase {
                 Phase::Idle => self.idle().await,
@@ -338,7 +344,8 @@ impl Driver {
 
     /// Records that the VMM has ended and clears what belonged to this life.
     pub(super) async fn ended(&mut self, asked: Asked, exit: &VmmExit) -> Phase {
-        let mut ending = ending::judge(asked, exit);
+        let memory = self.memory_at(exit).await;
+        let mut ending = ending::judge(asked, exit, memory);
         if asked != Asked::Kill
             && !ending::is_clean(ending.reason)
             && snapshot::has_failed(&self.daemon, &self.record).await
@@ -346,6 +353,9 @@ impl Driver {
             ending = ending::disk_full(self.record.plan.disk);
         }
         tracing::info!(vm = %self.record.id, reason = ending.reason, "ended");
+        if ending.reason == ending::OOM {
+            self.tell(EventKind::Oom, Some((ending::OOM, &ending.detail)));
+        }
         self.record.end(ending.state, ending.reason, ending.detail);
         if asked == Asked::Nothing {
             self.record.decide_retry();
@@ -421,42 +431,6 @@ impl Driver {
             return Ok(());
         }
         self.store().await
-    }
-
-    /// Says what is true.
-    pub(super) fn publish(&mut self) {
-        if self.machine.is_some() && self.busy.is_none() {
-            self.busy = Some(self.daemon.activity().begin());
-        }
-        self.truth.send_replace(Snapshot {
-            record: Arc::new(self.record.clone()),
-            machine: self.machine.clone(),
-            is_removed: false,
-        });
-        if self.told != self.record.state {
-            self.told = self.record.state;
-            self.tell_state();
-        }
-    }
-
-    /// Tells the world of the state.
-    fn tell_state(&self) {
-        let event = match self.record.state {
-            VmState::Starting => EventKind::Started,
-            VmState::Running => EventKind::Running,
-            VmState::Stopping => EventKind::Stopping,
-            VmState::Stopped => EventKind::Stopped,
-            VmState::Crashed => EventKind::Crashed,
-            VmState::Created | VmState::Removing => return,
-        };
-        let exit = self.record.exit.as_ref();
-        let why = exit.map(|exit| (exit.reason.as_str(), exit.detail.as_str()));
-        self.tell(event, why);
-    }
-
-    /// Tells the world that something happened to the VM.
-    pub(super) fn tell(&self, event: EventKind, why: Option<(&str, &str)>) {
-        self.daemon.events().tell(event, &self.record, why);
     }
 
     /// Keeps the daemon alive until the VM is idle.

@@ -1,5 +1,6 @@
 //! What a VMM's end means for its VM: pure.
 
+use super::pulse::Memory;
 use banger_api::VmState;
 use banger_engine::{ExitReason, VmmExit};
 use banger_names::ByteSize;
@@ -27,6 +28,9 @@ pub(crate) struct Ending {
     pub(crate) detail: String,
 }
 
+/// The word for a VMM that the kernel killed for want of memory.
+pub(crate) const OOM: &str = "oom";
+
 /// Whether a life that ended for this reason left its disk as its guest closed it.
 pub(crate) fn is_clean(reason: &str) -> bool {
     matches!(reason, "stopped" | "powered_off")
@@ -44,8 +48,17 @@ pub(crate) fn disk_full(disk: ByteSize) -> Ending {
     }
 }
 
-/// Judges an end.
-pub(crate) fn judge(asked: Asked, exit: &VmmExit) -> Ending {
+/// Judges an end; `memory` is how the host's was when it came.
+pub(crate) fn judge(asked: Asked, exit: &VmmExit, memory: Memory) -> Ending {
+    let is_ours = !matches!(asked, Asked::Nothing | Asked::Stop);
+    let is_sudden = matches!(exit.reason, ExitReason::Killed | ExitReason::Unknown);
+    if !is_ours && is_sudden && memory == Memory::RanOut {
+        return Ending {
+            state: VmState::Crashed,
+            reason: OOM,
+            detail: "the kernel killed its VMM: memory ran out".to_owned(),
+        };
+    }
     let (state, reason, detail) = match (asked, exit.reason) {
         (Asked::Kill, _) => (VmState::Stopped, "killed", "it was killed".to_owned()),
         (Asked::Ttl, _) => (VmState::Stopped, "ttl", "its time was up".to_owned()),
@@ -63,6 +76,11 @@ pub(crate) fn judge(asked: Asked, exit: &VmmExit) -> Ending {
         (Asked::Nothing, ExitReason::GuestPowerOff) => {
             (VmState::Stopped, "powered_off", exit.to_string())
         }
+        (_, ExitReason::Killed) if memory == Memory::Unknown => (
+            VmState::Crashed,
+            "killed",
+            format!("the VMM ended: {exit}; perhaps memory ran out, this kernel does not tell"),
+        ),
         (_, ExitReason::Killed) => (VmState::Crashed, "killed", format!("the VMM ended: {exit}")),
         (_, ExitReason::Crashed | ExitReason::Unknown) => (
             VmState::Crashed,
@@ -88,6 +106,29 @@ mod tests {
             reason,
             detail: String::new(),
         }
+    }
+
+    #[test]
+    fn want_of_memory_is_told_where_it_is_known_and_only_of_sudden_ends() {
+        use ExitReason::{Crashed, GuestPanic, Killed, Unknown};
+        let word = |asked, reason, memory| judge(asked, &exit(reason), memory).reason;
+        for (asked, reason, memory, wanted) in [
+            (Asked::Nothing, Killed, Memory::RanOut, OOM),
+            (Asked::Stop, Killed, Memory::RanOut, OOM),
+            (Asked::Nothing, Unknown, Memory::RanOut, OOM),
+            (Asked::Kill, Killed, Memory::RanOut, "killed"),
+            (Asked::StopDeadline, Killed, Memory::RanOut, "forced"),
+            (Asked::Nothing, GuestPanic, Memory::RanOut, "panicked"),
+            (Asked::Nothing, Crashed, Memory::RanOut, "crashed"),
+            (Asked::Nothing, Killed, Memory::Sufficed, "killed"),
+        ] {
+            assert_eq!(word(asked, reason, memory), wanted, "{asked:?} {reason:?}");
+        }
+        let unsure = judge(Asked::Nothing, &exit(Killed), Memory::Unknown);
+        assert!(
+            unsure.detail.contains("perhaps memory ran out"),
+            "{unsure:?}"
+        );
     }
 
     #[test]
@@ -145,7 +186,7 @@ mod tests {
             ),
         ];
         for (asked, reason, state, word) in cases {
-            let ending = judge(asked, &exit(reason));
+            let ending = judge(asked, &exit(reason), Memory::Sufficed);
             assert_eq!(
                 (ending.state, ending.reason),
                 (state, word),

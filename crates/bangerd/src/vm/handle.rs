@@ -5,7 +5,7 @@ use super::plan::VmChange;
 use super::policy;
 use super::record::VmRecord;
 use crate::problem::Refusal;
-use banger_api::{ProblemCode, VmState};
+use banger_api::{HungView, ProblemCode, VmState};
 use banger_engine::Machine;
 use banger_names::{VmId, VmName};
 use std::sync::Arc;
@@ -61,8 +61,17 @@ pub(crate) struct Snapshot {
     pub(crate) record: Arc<VmRecord>,
     /// Its machine, while one runs.
     pub(crate) machine: Option<Arc<dyn Machine>>,
+    /// Whether that answers.
+    pub(crate) pulse: Option<watch::Receiver<Option<HungView>>>,
     /// Whether it is gone for good.
     pub(crate) is_removed: bool,
+}
+
+impl Snapshot {
+    /// That its VMM does not answer, if that is so.
+    pub(crate) fn hung(&self) -> Option<HungView> {
+        self.pulse.as_ref()?.borrow().clone()
+    }
 }
 
 /// A VM, as seen from outside its driver.
@@ -158,6 +167,26 @@ impl VmHandle {
                 state.as_str()
             ))
             .hint(format!("banger vm start {}", now.record.plan.name))),
+        }
+    }
+
+    /// Resolves when its VMM has not answered for so long; never for one that has none.
+    pub(crate) async fn hangs_for(&self, limit: Duration) -> HungView {
+        let Some(mut pulse) = self.now().pulse else {
+            return std::future::pending().await;
+        };
+        loop {
+            let hung = pulse.borrow_and_update().clone();
+            tokio::select! {
+                changed = pulse.changed() => if changed.is_err() {
+                    return std::future::pending().await;
+                },
+                () = tokio::time::sleep(limit), if hung.is_some() => {
+                    if let Some(hung) = hung {
+                        return hung;
+                    }
+                }
+            }
         }
     }
 

@@ -24,7 +24,8 @@
 //! life of whoever holds it.
 //!
 //! A VM that ended by itself may be started again by its [`policy`], and is stopped when its time
-//! is up; both count by [`moment`]s. What happens is told to [`crate::events`].
+//! is up; both count by [`moment`]s. Whether its VMM answers is found by its [`pulse`], which is
+//! shown beside the state and changes nothing. What happens is told to [`crate::events`].
 
 pub(crate) mod boot;
 mod change;
@@ -39,10 +40,12 @@ pub(crate) mod moment;
 pub(crate) mod place;
 pub(crate) mod plan;
 pub(crate) mod policy;
+pub(crate) mod pulse;
 pub(crate) mod record;
 pub(crate) mod registry;
 mod room;
 pub(crate) mod snapshot;
 pub(crate) mod stats;
 mod stop;
+mod telling;
 pub(crate) mod view;

@@ -59,6 +59,12 @@ pub(crate) fn read(dirs: &Dirs, vm: &VmHandle) -> Option<StatsView> {
     })
 }
 
+/// How many processes the kernel has killed for want of memory, as this file of its counts them:
+/// `/proc/vmstat` all on the host, `memory.events` those of a control group and beneath it.
+pub(super) fn oom_kills(counter: &Path) -> Option<u64> {
+    field(&read_small(counter, MAX_FILE).ok()?, "oom_kill ")
+}
+
 fn read_proc(path: &str) -> Option<String> {
     read_small(Path::new(path), MAX_FILE).ok()
 }

@@ -30,6 +30,7 @@ pub(crate) fn view_with(vm: &VmHandle, disk_used: ByteSize) -> VmView {
         id: record.id.clone(),
         name: plan.name.clone(),
         state: record.state,
+        hung: now.hung(),
         image: plan.image.clone(),
         image_digest: plan.image_digest.clone(),
         kernel: plan.kernel.as_str().to_owned(),

@@ -16,6 +16,8 @@ pub(crate) struct Guest {
     /// Requests that were taken, and requests whose stream has ended.
     pub(crate) taken: watch::Sender<usize>,
     pub(crate) ended: watch::Sender<usize>,
+    /// Whether the VMM answers nothing.
+    pub(crate) is_stuck: watch::Sender<bool>,
     /// The last ssh request.
     pub(crate) ssh: Mutex<Option<banger_guest::request::Ssh>>,
 }
@@ -26,6 +28,7 @@ impl Default for Guest {
             copied: Mutex::default(),
             taken: watch::Sender::new(0),
             ended: watch::Sender::new(0),
+            is_stuck: watch::Sender::new(false),
             ssh: Mutex::default(),
         }
     }

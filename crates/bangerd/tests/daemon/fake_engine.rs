@@ -25,6 +25,8 @@ pub(crate) enum Fault {
     Silent,
     /// The guest answers a power-off and goes on.
     NeverOff,
+    /// What runs cannot be taken over.
+    Unreachable,
 }
 
 #[derive(Debug)]
@@ -161,6 +163,9 @@ impl Engine for FakeEngine {
     }
 
     async fn adopt(&self, process: &ProcessId, _: &Place) -> Result<Box<dyn Machine>, EngineError> {
+        if *self.fault.lock().unwrap() == Some(Fault::Unreachable) {
+            return Err(EngineError::Agent("it was told to hide".into()));
+        }
         let machine = self.machines.lock().unwrap().get(&process.pid).cloned();
         match machine {
             Some(machine) if start_ticks(process.pid) == Some(process.start_ticks) => {
@@ -184,20 +189,22 @@ impl FakeMachine {
         let id = ProcessId {
             pid,
             start_ticks: start_ticks(pid).unwrap(),
-            boot_id: "fake".into(),
+            boot_id: boot_id(),
         };
         tokio::spawn(async move {
-            let status = child.wait().await.unwrap();
+            // The daemon under test reaps what it holds by a pidfd alone: it may be first here.
+            let status = child.wait().await.ok();
+            let signal = status.and_then(|status| status.signal());
             let reason = if off.load(Ordering::SeqCst) {
                 ExitReason::GuestPowerOff
-            } else if killed.load(Ordering::SeqCst) || status.signal() == Some(9) {
+            } else if killed.load(Ordering::SeqCst) || signal == Some(9) {
                 ExitReason::Killed
             } else {
                 ExitReason::Crashed
             };
             tell.send_replace(Some(VmmExit {
-                code: status.code(),
-                signal: status.signal(),
+                code: status.and_then(|status| status.code()),
+                signal,
                 reason,
                 detail: String::new(),
             }));
@@ -265,6 +272,12 @@ impl Machine for FakeMachine {
         Ok(())
     }
 
+    async fn answers(&self) -> Result<(), EngineError> {
+        let mut is_stuck = self.guest.is_stuck.subscribe();
+        is_stuck.wait_for(|is_stuck| !is_stuck).await.unwrap();
+        Ok(())
+    }
+
     async fn kill(&self) -> Result<(), EngineError> {
         self.is_killed.store(true, Ordering::SeqCst);
         signal(&self.id, rustix::process::Signal::KILL);
@@ -285,6 +298,11 @@ pub(crate) fn signal(id: &ProcessId, signal: rustix::process::Signal) {
         let pid = rustix::process::Pid::from_raw(id.pid).unwrap();
         let _gone = rustix::process::kill_process(pid, signal);
     }
+}
+
+fn boot_id() -> String {
+    let id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id");
+    id.unwrap().trim().to_owned()
 }
 
 fn start_ticks(pid: i32) -> Option<u64> {

@@ -20,3 +20,4 @@ mod roles;
 mod run;
 mod snapshot;
 mod verbs;
+mod watch;

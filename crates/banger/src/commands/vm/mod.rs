@@ -99,6 +99,7 @@ impl Tabular for VmView {
             Some(exit) if self.engine.is_none() => {
                 format!("{} ({})", self.state.as_str(), exit.reason)
             }
+            _ if self.hung.is_some() => format!("{} (hung)", self.state.as_str()),
             _ => self.state.as_str().to_owned(),
         };
         vec![

@@ -1,0 +1,258 @@
+//! Whether a VM's VMM still answers: every 0.7 s the kernel is asked whether it was stopped, and
+//! a running VM's VMM for a sign of life. Its guest is never asked: one that is busy is not hung.
+//!
+//! What is found is shown and told, and nothing is done about it: a VMM that is stuck may come
+//! back, and whoever wants it gone can kill it. In the same breath the kernel's count of what it
+//! killed for want of memory is noted, so that an end by KILL is known for what it was.
+
+use super::handle::Snapshot;
+use super::record::now_unix_ms;
+use super::stats;
+use crate::daemon::Daemon;
+use banger_api::{EventKind, HungView, VmState};
+use banger_engine::{EngineError, Machine, ProcessId, VmmExit, is_stopped};
+use futures_util::future::BoxFuture;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+use tokio::sync::watch;
+use tokio::task::AbortHandle;
+
+/// How long lies between two looks. With [`LIMIT`] it is less than the 2 s in which a hang is seen.
+const EVERY: Duration = Duration::from_millis(700);
+
+/// How long a VMM may take to answer.
+const LIMIT: Duration = Duration::from_millis(800);
+
+/// When our own timer is so late, everything on this host is, and silence says nothing.
+const LATE: Duration = Duration::from_millis(200);
+
+/// Where the kernel counts what it killed for want of memory: all on this host.
+const KILLS: &str = "/proc/vmstat";
+
+/// The same, of jailed VMMs only, of which each has a group of its own beneath this one. Its own
+/// goes with it, too early to be read.
+const JAILED_KILLS: &str = "/sys/fs/cgroup/banger.slice/memory.events";
+
+/// What the kernel did for want of memory around the end of a VMM.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Memory {
+    /// It killed something since the last look.
+    RanOut,
+    /// It killed nothing.
+    Sufficed,
+    /// It does not tell.
+    Unknown,
+}
+
+/// The watch over one VMM; it ends when this is dropped.
+#[derive(Debug)]
+pub(super) struct Pulse {
+    found: watch::Receiver<Option<HungView>>,
+    kills: Arc<Kills>,
+    task: AbortHandle,
+}
+
+impl Drop for Pulse {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Pulse {
+    /// Watches the VMM of a VM of which `truth` is told.
+    pub(super) fn of(
+        daemon: &Arc<Daemon>,
+        machine: Arc<dyn Machine>,
+        truth: watch::Receiver<Snapshot>,
+    ) -> Self {
+        let (tell, found) = watch::channel(None);
+        let is_jailed = daemon.jail(&truth.borrow().record).is_some();
+        let counter = if is_jailed { JAILED_KILLS } else { KILLS };
+        let kills = Arc::new(Kills::by(counter.into()));
+        let watcher = Watcher {
+            daemon: Arc::clone(daemon),
+            process: machine.process().clone(),
+            machine,
+            truth,
+            tell,
+            kills: Arc::clone(&kills),
+            asking: None,
+        };
+        Self {
+            found,
+            kills,
+            task: tokio::spawn(watcher.run()).abort_handle(),
+        }
+    }
+
+    /// What it finds.
+    pub(super) fn found(&self) -> watch::Receiver<Option<HungView>> {
+        self.found.clone()
+    }
+
+    /// Whether an end that nobody here asked for was for want of memory.
+    pub(super) async fn memory(&self, exit: &VmmExit) -> Memory {
+        // The kernel kills by KILL; of a VMM that was adopted not even that is known.
+        if exit.code.is_some() || exit.signal.is_some_and(|signal| signal != KILL) {
+            return Memory::Sufficed;
+        }
+        let kills = Arc::clone(&self.kills);
+        let since = tokio::task::spawn_blocking(move || kills.since());
+        since.await.unwrap_or(Memory::Unknown)
+    }
+}
+
+/// The number of the signal that the kernel kills by.
+const KILL: i32 = 9;
+
+struct Watcher {
+    daemon: Arc<Daemon>,
+    process: ProcessId,
+    machine: Arc<dyn Machine>,
+    truth: watch::Receiver<Snapshot>,
+    tell: watch::Sender<Option<HungView>>,
+    kills: Arc<Kills>,
+    /// A question that was not answered yet. Another one would have to wait behind it.
+    asking: Option<BoxFuture<'static, Result<(), EngineError>>>,
+}
+
+impl Watcher {
+    async fn run(mut self) {
+        loop {
+            if let Some(finding) = self.look().await {
+                self.note(finding);
+            }
+            tokio::time::sleep(EVERY).await;
+        }
+    }
+
+    /// What keeps the VMM from answering, if anything does; `None`: that cannot be told now.
+    async fn look(&mut self) -> Option<Result<(), String>> {
+        let (process, kills) = (self.process.clone(), Arc::clone(&self.kills));
+        let looking = tokio::task::spawn_blocking(move || {
+            kills.note();
+            is_stopped(&process)
+        });
+        if looking.await.unwrap_or(false) {
+            return Some(Err("its VMM was stopped, by a signal or a debugger".into()));
+        }
+        // One that boots is not to be disturbed, one that powers off may not answer; both have
+        // a deadline of their own.
+        if self.truth.borrow().record.state != VmState::Running {
+            return Some(Ok(()));
+        }
+        self.ask().await
+    }
+
+    async fn ask(&mut self) -> Option<Result<(), String>> {
+        let machine = Arc::clone(&self.machine);
+        let asking = self
+            .asking
+            .get_or_insert_with(|| Box::pin(async move { machine.answers().await }));
+        let began = Instant::now();
+        match tokio::time::timeout(LIMIT, asking).await {
+            Ok(answer) => {
+                self.asking = None;
+                Some(answer.map_err(|error| one_line(&error)))
+            }
+            Err(_) if began.elapsed() > LIMIT + LATE => None,
+            Err(_) => Some(Err("its VMM does not answer".into())),
+        }
+    }
+
+    fn note(&self, finding: Result<(), String>) {
+        let was = self.tell.borrow().clone();
+        let (event, now) = match (was, finding) {
+            (None, Ok(())) => return,
+            (Some(was), Ok(())) => {
+                let ms = now_unix_ms().saturating_sub(was.since_unix_ms);
+                let for_long = format!("after {}.{} s", ms / 1000, ms % 1000 / 100);
+                (Some((EventKind::Recovered, for_long)), None)
+            }
+            (None, Err(why)) => {
+                let since_unix_ms = now_unix_ms();
+                let hung = HungView {
+                    since_unix_ms,
+                    why: why.clone(),
+                };
+                (Some((EventKind::Hung, why)), Some(hung))
+            }
+            (Some(was), Err(why)) => (None, Some(HungView { why, ..was })),
+        };
+        self.tell.send_replace(now);
+        if let Some((event, detail)) = event {
+            let record = Arc::clone(&self.truth.borrow().record);
+            tracing::warn!(vm = %record.id, event = event.as_str(), detail, "pulse");
+            let why = Some((event.as_str(), detail.as_str()));
+            self.daemon.events().tell(event, &record, why);
+        }
+    }
+}
+
+fn one_line(error: &EngineError) -> String {
+    let mut text = error.to_string();
+    let mut source = std::error::Error::source(error);
+    while let Some(cause) = source {
+        text.push_str(&format!(": {cause}"));
+        source = cause.source();
+    }
+    text
+}
+
+/// The kernel's count of processes that it killed for want of memory, as it was lately.
+#[derive(Debug)]
+struct Kills {
+    counter: PathBuf,
+    last: Mutex<Option<u64>>,
+}
+
+impl Kills {
+    fn by(counter: PathBuf) -> Self {
+        let kills = Self {
+            counter,
+            last: Mutex::new(None),
+        };
+        kills.note();
+        kills
+    }
+
+    fn note(&self) {
+        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = self.count();
+    }
+
+    fn since(&self) -> Memory {
+        let last = *self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        match (last, self.count()) {
+            (Some(last), Some(now)) if now > last => Memory::RanOut,
+            (Some(_), Some(_)) => Memory::Sufficed,
+            _ => Memory::Unknown,
+        }
+    }
+
+    fn count(&self) -> Option<u64> {
+        stats::oom_kills(&self.counter)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    #[test]
+    fn an_end_is_for_want_of_memory_if_the_kernel_counted_one_since_the_last_look() {
+        let temp = tempfile::tempdir().unwrap();
+        let counter = temp.path().join("memory.events");
+        let events = |count: u64| fs::write(&counter, format!("oom 9\noom_kill {count}\n"));
+        events(3).unwrap();
+        let kills = Kills::by(counter.clone());
+        assert_eq!(kills.since(), Memory::Sufficed);
+        events(4).unwrap();
+        assert_eq!(kills.since(), Memory::RanOut);
+        kills.note();
+        assert_eq!(kills.since(), Memory::Sufficed);
+        fs::remove_file(&counter).unwrap();
+        assert_eq!(kills.since(), Memory::Unknown);
+    }
+}
