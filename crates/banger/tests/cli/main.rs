@@ -7,6 +7,7 @@
 )]
 
 mod attached;
+mod attacks;
 mod copying;
 mod daemon;
 mod fake;

@@ -8,7 +8,7 @@ use banger::system::owner::OwnerFacts;
 use banger::system::units::{Row, Unit, render, rows};
 use std::path::{Path, PathBuf};
 
-fn top() -> PathBuf {
+pub(crate) fn top() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
 }
 
@@ -69,17 +69,27 @@ fn privileges_are_current() {
     let path = "docs/privileges.md";
     let mut text = std::fs::read_to_string(top().join(path)).unwrap();
     let verbs = METHODS.iter().map(|method| {
+        let gates: Vec<_> = method.gates.iter().map(|(gate, _)| *gate).collect();
         format!(
             "| `{}` | {} | {} | {} | {} |",
             method.name,
             cell(method.does),
             cell(method.takes),
-            cell(method.gate),
+            cell(&gates.join("; ")),
             cell(method.undone_by)
         )
     });
     let head = "| verb | does | takes | gate | undone by |";
     text = fill(&text, "verbs", &table(head, verbs));
+    let gates = METHODS.iter().flat_map(|method| {
+        method.gates.iter().map(|(gate, tests)| {
+            let tests: Vec<_> = tests.iter().map(|test| format!("`{test}`")).collect();
+            let tests = tests.join(", ");
+            format!("| `{}` | {} | {tests} |", method.name, cell(gate))
+        })
+    });
+    let head = "| verb | gate | refused by |";
+    text = fill(&text, "gates", &table(head, gates));
     text = fill(&text, "files", &files());
     let capabilities = of(Unit::Helper)
         .filter(|row| row.directive == "CapabilityBoundingSet")

@@ -4,7 +4,7 @@ use super::*;
 use crate::helper::{Config, Roots};
 use crate::ledger::Ledger;
 use banger_ids::VmId;
-use banger_priv::{FileRole, Launch, OpenSnapshot, SendSignal, Signal};
+use banger_priv::{CreateSnapshot, FileRole, Launch, OpenSnapshot, SendSignal, Signal};
 use banger_sys::dirs::Dir;
 use std::os::unix::fs::PermissionsExt;
 use std::time::{Duration, Instant};
@@ -20,7 +20,7 @@ fn fresh() -> (Helper, tempfile::TempDir) {
         files: Vec::new(),
     };
     let config = Config {
-        owner: 1000,
+        owner: rustix::process::geteuid().as_raw(),
         systemd: false,
         roots,
     };
@@ -146,4 +146,56 @@ fn r30_requests_for_one_vm_go_one_after_the_other() {
         drop(held);
         assert!(next.join().unwrap() >= released);
     });
+}
+
+#[test]
+fn create_dm_snapshot_refuses_files_that_are_no_images() {
+    let (helper, directory) = fresh();
+    let place = tempfile::tempdir().unwrap();
+    let file = |name: &str, bytes: u64| {
+        let path = place.path().join(name);
+        std::fs::File::create(&path)
+            .unwrap()
+            .set_len(bytes)
+            .unwrap();
+        path
+    };
+    let (good, odd, empty) = (file("good", 4096), file("odd", 513), file("empty", 0));
+    let (store, linked, shared) = (
+        file("store", 4096),
+        file("linked", 512),
+        file("shared", 512),
+    );
+    std::fs::hard_link(&linked, place.path().join("second")).unwrap();
+    std::fs::set_permissions(&shared, PermissionsExt::from_mode(0o666)).unwrap();
+    let null = std::path::PathBuf::from("/dev/null");
+    let (foreign, invalid, limit) = (
+        RefusalKind::Foreign,
+        RefusalKind::Invalid,
+        RefusalKind::Limit,
+    );
+    let read = |path| OwnedFd::from(std::fs::File::open(path).unwrap());
+    let write = |path| {
+        let file = std::fs::File::options().read(true).write(true).open(path);
+        OwnedFd::from(file.unwrap())
+    };
+    for (fds, kind) in [
+        ([read(&null), write(&store)], foreign),
+        ([read(&good), write(&null)], foreign),
+        ([read(&linked), write(&store)], foreign),
+        ([read(&good), write(&shared)], foreign),
+        ([write(&good), write(&store)], invalid),
+        ([read(&good), read(&store)], invalid),
+        ([read(&good), write(&good)], invalid),
+        ([read(&odd), write(&store)], limit),
+        ([read(&good), write(&empty)], limit),
+    ] {
+        let request = Request::CreateDmSnapshot(CreateSnapshot {
+            vm: vm(1),
+            persistent: true,
+        });
+        let said = format!("{fds:?}");
+        assert_eq!(refused(&helper, request, fds.into()), kind, "{said}");
+    }
+    assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0);
 }
