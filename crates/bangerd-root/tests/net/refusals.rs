@@ -98,6 +98,8 @@ fn net_taps_and_nat_are_refused_without_bridge_or_tap() {
     let routing = |port| Request::SyncResolverRouting(ResolverRouting { port });
     refused(&host, &routing(8053), RefusalKind::Unknown, "no bridge");
     refused(&host, &routing(53), RefusalKind::Invalid, "53");
+    let clear = Request::ClearResolverRouting {};
+    refused(&host, &clear, RefusalKind::Unknown, "no bridge");
     for request in [Request::EnsureNat(vm(7)), Request::ClearNat(vm(7))] {
         refused(&host, &request, RefusalKind::Unknown, "vm-00000007-1");
     }
@@ -235,6 +237,10 @@ fn net_a_bridge_that_was_swapped_is_not_used() {
     host.run("ip link add br-fc type bridge");
     refused(&host, &create_tap(&vm(7), 2), RefusalKind::Foreign, "br-fc");
     refused(&host, &bridge(), RefusalKind::Foreign, "br-fc");
+    let route = Request::SyncResolverRouting(ResolverRouting { port: 8053 });
+    refused(&host, &route, RefusalKind::Foreign, "br-fc");
+    let clear = Request::ClearResolverRouting {};
+    refused(&host, &clear, RefusalKind::Foreign, "br-fc");
     host.run("ip link del br-fc");
     host.done(&bridge());
     host.done(&create_tap(&vm(7), 2));
