@@ -17,7 +17,7 @@ use rustix::fs::{CWD, Dev, Mode, OFlags, ResolveFlags, openat2};
 use rustix::io::Errno;
 
 use crate::signals::last_errno;
-use message::{Answer, Request};
+use message::{Answer, LIST_LENGTH, Request};
 
 const READONLY: u32 = 1 << 0;
 const SUSPEND: u32 = 1 << 1;
@@ -189,8 +189,12 @@ impl DeviceMapper {
 
     /// All devices there are.
     pub fn list(&self) -> Result<Vec<Info>, DmError> {
+        let request = Request {
+            length: LIST_LENGTH,
+            ..Request::default()
+        };
         let names = self
-            .ask("list dm devices", LIST_DEVICES, Request::default())?
+            .ask("list dm devices", LIST_DEVICES, request)?
             .names()?;
         names
             .iter()

@@ -11,17 +11,33 @@ const UUID_LEN: usize = 129;
 const KIND_LEN: usize = 16;
 /// `sizeof(struct dm_target_spec)`.
 const SPEC: usize = 40;
-/// The length of every message: room for a list of some thousand devices.
-const LENGTH: u32 = 256 * 1024;
+/// The length of a message. The kernel copies all of it.
+const LENGTH: u32 = 4096;
+/// The length of one that asks for a list: room for some thousand devices.
+pub(super) const LIST_LENGTH: u32 = 256 * 1024;
 
 /// One question.
-#[derive(Debug, Default, Clone, Copy)]
+#[derive(Debug, Clone, Copy)]
 pub(super) struct Request<'a> {
+    pub(super) length: u32,
     pub(super) name: &'a str,
     pub(super) uuid: &'a str,
     pub(super) flags: u32,
     pub(super) event_nr: u32,
     pub(super) targets: &'a [Target],
+}
+
+impl Default for Request<'_> {
+    fn default() -> Self {
+        Self {
+            length: LENGTH,
+            name: "",
+            uuid: "",
+            flags: 0,
+            event_nr: 0,
+            targets: &[],
+        }
+    }
 }
 
 impl<'a> Request<'a> {
@@ -44,7 +60,7 @@ impl<'a> Request<'a> {
             bytes.extend(word.to_ne_bytes());
         }
         // Length, start of data, targets, open count, flags, event number, padding.
-        for word in [LENGTH, HEADER, count, 0, self.flags, self.event_nr, 0] {
+        for word in [self.length, HEADER, count, 0, self.flags, self.event_nr, 0] {
             bytes.extend(word.to_ne_bytes());
         }
         bytes.extend(0_u64.to_ne_bytes());
@@ -64,7 +80,7 @@ impl<'a> Request<'a> {
             push_text(&mut bytes, &target.kind, KIND_LEN)?;
             push_text(&mut bytes, &target.params, padded)?;
         }
-        let length = usize::try_from(LENGTH).map_err(|_| DmError::Malformed)?;
+        let length = usize::try_from(self.length).map_err(|_| DmError::Malformed)?;
         if bytes.len() > length {
             return Err(DmError::Malformed);
         }

@@ -24,6 +24,7 @@ fn a_request_is_laid_out_as_documented() {
         flags: READONLY,
         event_nr: 5,
         targets: &targets,
+        ..Request::default()
     };
     let bytes = request.encode().unwrap();
     let word = |at: usize| u32::from_ne_bytes(bytes[at..at + 4].try_into().unwrap());
