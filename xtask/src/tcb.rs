@@ -1,5 +1,6 @@
 //! `cargo xtask tcb`: how large the trusted base is, all that runs as root as a service, and that
-//! it has not grown past its budget.
+//! it has not grown past its budget. What only others use belongs into another crate: `banger-names`,
+//! `banger-priv-client` and `banger-guest-sys` are there for that.
 
 use crate::{cargo, top};
 use anyhow::{Context, Result, bail};
@@ -19,9 +20,9 @@ const OURS: [&str; 6] = [
 
 /// The most that each may be. To raise one is a decision, to be said in the commit that does.
 const BUDGET: [(&str, usize); 4] = [
-    ("code lines", 8_500),
-    ("crates", 30),
-    ("unsafe blocks", 60),
+    ("code lines", 8_100),
+    ("crates", 22),
+    ("unsafe blocks", 30),
     ("verbs", 18),
 ];
 

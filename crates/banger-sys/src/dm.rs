@@ -17,7 +17,7 @@ use rustix::fs::{CWD, Dev, Mode, OFlags, ResolveFlags, openat2};
 use rustix::io::Errno;
 
 use crate::signals::last_errno;
-use message::{Answer, LIST_LENGTH, Request};
+use message::{Answer, Request};
 
 const READONLY: u32 = 1 << 0;
 const SUSPEND: u32 = 1 << 1;
@@ -190,7 +190,7 @@ impl DeviceMapper {
     /// All devices there are.
     pub fn list(&self) -> Result<Vec<Info>, DmError> {
         let request = Request {
-            length: LIST_LENGTH,
+            lists: true,
             ..Request::default()
         };
         let names = self

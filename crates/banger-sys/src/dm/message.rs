@@ -14,30 +14,18 @@ const SPEC: usize = 40;
 /// The length of a message. The kernel copies all of it.
 const LENGTH: u32 = 4096;
 /// The length of one that asks for a list: room for some thousand devices.
-pub(super) const LIST_LENGTH: u32 = 256 * 1024;
+const LIST_LENGTH: u32 = 256 * 1024;
 
 /// One question.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Default, Clone, Copy)]
 pub(super) struct Request<'a> {
-    pub(super) length: u32,
+    /// Whether the answer is a list.
+    pub(super) lists: bool,
     pub(super) name: &'a str,
     pub(super) uuid: &'a str,
     pub(super) flags: u32,
     pub(super) event_nr: u32,
     pub(super) targets: &'a [Target],
-}
-
-impl Default for Request<'_> {
-    fn default() -> Self {
-        Self {
-            length: LENGTH,
-            name: "",
-            uuid: "",
-            flags: 0,
-            event_nr: 0,
-            targets: &[],
-        }
-    }
 }
 
 impl<'a> Request<'a> {
@@ -54,13 +42,14 @@ impl<'a> Request<'a> {
     }
 
     pub(super) fn encode(&self) -> Result<Vec<u8>, DmError> {
+        let length = if self.lists { LIST_LENGTH } else { LENGTH };
         let count = u32::try_from(self.targets.len()).map_err(|_| DmError::Malformed)?;
         let mut bytes = Vec::new();
         for word in VERSION {
             bytes.extend(word.to_ne_bytes());
         }
         // Length, start of data, targets, open count, flags, event number, padding.
-        for word in [self.length, HEADER, count, 0, self.flags, self.event_nr, 0] {
+        for word in [length, HEADER, count, 0, self.flags, self.event_nr, 0] {
             bytes.extend(word.to_ne_bytes());
         }
         bytes.extend(0_u64.to_ne_bytes());
@@ -80,7 +69,7 @@ impl<'a> Request<'a> {
             push_text(&mut bytes, &target.kind, KIND_LEN)?;
             push_text(&mut bytes, &target.params, padded)?;
         }
-        let length = usize::try_from(self.length).map_err(|_| DmError::Malformed)?;
+        let length = usize::try_from(length).map_err(|_| DmError::Malformed)?;
         if bytes.len() > length {
             return Err(DmError::Malformed);
         }
