@@ -5,8 +5,9 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
+use banger_sys::wait::wait_for;
 use rustix::cmsg_space;
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::event::PollFlags;
 use rustix::io::Errno;
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
@@ -131,7 +132,8 @@ impl Channel {
         limit: Duration,
     ) -> Result<Option<Frame>, IpcError> {
         let operation = "wait for";
-        if !wait_readable(&self.0, idle).map_err(|errno| IpcError::Kernel { operation, errno })? {
+        let began = wait_for(&self.0, PollFlags::IN, idle.and_then(deadline));
+        if !began.map_err(|errno| IpcError::Kernel { operation, errno })? {
             return Err(IpcError::TimedOut(operation));
         }
         let operation = "receive";
@@ -216,27 +218,9 @@ impl Channel {
     }
 }
 
-/// Waits until `fd` can be read or accepted from, or has ended; `false` when `limit` passes first.
-pub fn wait_readable(fd: impl AsFd, limit: Option<Duration>) -> Result<bool, Errno> {
-    wait_for(fd, PollFlags::IN, limit.and_then(deadline))
-}
-
 /// `None`, for ever, only where the clock cannot say so late a time.
 fn deadline(limit: Duration) -> Option<Instant> {
     Instant::now().checked_add(limit)
-}
-
-fn wait_for(fd: impl AsFd, events: PollFlags, deadline: Option<Instant>) -> Result<bool, Errno> {
-    loop {
-        let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
-        let timeout = left.and_then(|left| Timespec::try_from(left).ok());
-        match poll(&mut [PollFd::new(&fd, events)], timeout.as_ref()) {
-            Ok(0) if left.is_none_or(|left| !left.is_zero()) => {}
-            Ok(ready) => return Ok(ready > 0),
-            Err(Errno::INTR) => {}
-            Err(errno) => return Err(errno),
-        }
-    }
 }
 
 #[cfg(test)]

@@ -12,5 +12,5 @@ mod channel;
 mod peer;
 
 pub use activation::{Activation, accept, socket_at};
-pub use channel::{Channel, Frame, IpcError, MAX_FDS, MAX_FRAME, wait_readable};
+pub use channel::{Channel, Frame, IpcError, MAX_FDS, MAX_FRAME};
 pub use peer::Peer;

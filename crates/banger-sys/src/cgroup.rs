@@ -13,7 +13,7 @@ use rustix::io::{Errno, pread, write};
 use rustix::process::Pid;
 
 use crate::dirs::{Dir, PathError};
-use crate::pidfd::wait_for;
+use crate::wait::wait_for;
 
 const CGROUP2_SUPER_MAGIC: u64 = 0x6367_7270;
 

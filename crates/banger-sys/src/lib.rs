@@ -24,3 +24,4 @@ pub mod pidfd;
 pub mod signals;
 pub mod spawn;
 pub mod tap;
+pub mod wait;

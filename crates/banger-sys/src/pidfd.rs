@@ -9,15 +9,16 @@
 )]
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::event::PollFlags;
 use rustix::io::Errno;
 use rustix::process::{
     Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, pidfd_open, pidfd_send_signal, waitid,
 };
 
 use crate::dirs::{Dir, PathError};
+use crate::wait::wait_for;
 
 /// The most bytes of a file in `/proc` that are read.
 const PROC_CAP: usize = 64 * 1024;
@@ -180,7 +181,7 @@ impl Proven {
 /// Waits until the process of `pidfd` has ended or, if that is earlier, `deadline` has come;
 /// whether it has ended. Does not take a child's exit status: see [`reap`].
 pub fn wait_ended(pidfd: impl AsFd, deadline: Option<Instant>) -> Result<bool, ProcessError> {
-    wait_for(&pidfd, PollFlags::IN, deadline).map_err(failed("wait for process"))
+    wait_for(pidfd, PollFlags::IN, deadline).map_err(failed("wait for process"))
 }
 
 /// How a child ended.
@@ -202,29 +203,6 @@ pub fn reap(pidfd: impl AsFd) -> Result<Ended, ProcessError> {
         (Some(code), _) => Ok(Ended::Exited(code)),
         (None, Some(signal)) => Ok(Ended::Killed(signal)),
         (None, None) => Err(ProcessError::Malformed),
-    }
-}
-
-/// Polls one descriptor until it has one of `events`; `false` when `deadline` comes first.
-pub(crate) fn wait_for(
-    fd: &impl AsFd,
-    events: PollFlags,
-    deadline: Option<Instant>,
-) -> Result<bool, Errno> {
-    loop {
-        let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
-        let timeout = left.map(|left| {
-            Timespec::try_from(left).unwrap_or(Timespec {
-                tv_sec: i64::MAX,
-                tv_nsec: 0,
-            })
-        });
-        match poll(&mut [PollFd::new(fd, events)], timeout.as_ref()) {
-            Ok(0) if left.is_none_or(|left| left > Duration::ZERO) => {}
-            Ok(ready) => return Ok(ready > 0),
-            Err(Errno::INTR) => {}
-            Err(errno) => return Err(errno),
-        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! Children that are, are not, and are no more who they are taken for.
 
 use std::process::Command;
+use std::time::Duration;
 
 use super::*;
 

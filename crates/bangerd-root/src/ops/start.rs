@@ -7,7 +7,8 @@ use std::time::Instant;
 use banger_priv::{FileRole, Refusal, RefusalKind};
 use banger_sys::dirs::{self, Dir};
 use banger_sys::spawn::{Child, Exact, Program, Session, spawn_exact};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use banger_sys::wait::wait_for;
+use rustix::event::PollFlags;
 use rustix::fs::{CWD, Mode, OFlags, openat};
 use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
@@ -104,7 +105,13 @@ impl Stage {
             ));
         }
         drop(self.plan);
-        wait(&self.report, what)?;
+        // Until it has said something or has become the jailer.
+        let deadline = Instant::now().checked_add(STAGE_LIMIT);
+        match wait_for(&self.report, PollFlags::IN, deadline) {
+            Ok(true) => {}
+            Ok(false) => return Err(refuse(RefusalKind::TimedOut, what)),
+            Err(error) => return Err(failed(what, &error)),
+        }
         let words = dirs::read_capped(&self.report, MAX_WORDS);
         let words = words.map_err(|error| failed(what, &error))?;
         if !words.is_empty() {
@@ -112,21 +119,5 @@ impl Stage {
             return Err(refuse(RefusalKind::Failed, format!("{what}: {words}")));
         }
         Ok((self.child.pid, self.child.pidfd))
-    }
-}
-
-/// Waits until the stage has said something or has become the jailer.
-fn wait(report: &OwnedFd, what: &str) -> Result<(), Refusal> {
-    let now = Instant::now();
-    let deadline = now.checked_add(STAGE_LIMIT).unwrap_or(now);
-    loop {
-        let left = deadline.saturating_duration_since(Instant::now());
-        let timeout = Timespec::try_from(left).map_err(|error| failed(what, &error))?;
-        match poll(&mut [PollFd::new(report, PollFlags::IN)], Some(&timeout)) {
-            Ok(0) => return Err(refuse(RefusalKind::TimedOut, what)),
-            Ok(_) => return Ok(()),
-            Err(Errno::INTR) => {}
-            Err(error) => return Err(failed(what, &error)),
-        }
     }
 }
