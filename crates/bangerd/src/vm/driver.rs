@@ -28,6 +28,9 @@ const KILL_LIMIT: Duration = Duration::from_secs(30);
 /// How long a guest whose time is up may take to power off.
 const TTL_LIMIT: Duration = Duration::from_secs(10);
 
+/// How long until an end that could not be stored is tried to be stored again.
+const STORE_AGAIN: Duration = Duration::from_secs(5);
+
 /// The longest sleep until a moment that counts the host's sleep, which timers do not.
 const LONGEST_NAP: Duration = Duration::from_secs(60);
 
@@ -114,6 +117,8 @@ pub(crate) struct Driver {
     pub(super) pulse: Option<Pulse>,
     /// The state of which an event told last.
     pub(super) told: VmState,
+    /// Why the last end is not in the database yet.
+    unstored: Option<Refusal>,
     pub(super) busy: Option<ActivityGuard>,
 }
 
@@ -145,6 +150,7 @@ impl Driver {
             place: VmPlace::of(daemon.dirs(), &record.id),
             daemon: Arc::clone(daemon),
             told: record.state,
+            unstored: None,
             busy: machine.is_some().then(|| daemon.activity().begin()),
             record,
             machine,
@@ -189,6 +195,10 @@ impl Driver {
                         restart: Some(BY_ITSELF),
                     });
                 }
+                () = tokio::time::sleep(STORE_AGAIN), if self.unstored.is_some() => {
+                    self.store_end().await;
+                    continue;
+                }
             };
             let Some(command) = command else {
                 return Phase::Done;
@@ -209,7 +219,11 @@ impl Driver {
                 }
                 Command::Change { change, waiter } => self.change(&change, waiter).await,
                 Command::Stop { waiter, .. } | Command::Kill(waiter) => {
-                    answer(waiter, self.give_up_retry().await);
+                    if self.unstored.is_some() {
+                        self.store_end().await;
+                    }
+                    let given_up = self.give_up_retry().await;
+                    answer(waiter, given_up.and_then(|()| self.end_stored()));
                 }
                 Command::Remove { waiter, .. } => return Phase::Remove(waiter),
                 Command::Detach(waiter) => {
@@ -284,7 +298,7 @@ impl Driver {
     pub(super) async fn kill_for(&mut self, waiters: Vec<Waiter>) -> Phase {
         let killed = self.kill_machine(Asked::Kill).await;
         for waiter in waiters {
-            answer(waiter, killed.clone());
+            answer(waiter, killed.clone().and_then(|()| self.end_stored()));
         }
         self.after_kill(&killed)
     }
@@ -376,47 +390,30 @@ impl Driver {
         if let Ok(Err(error)) = cleared {
             tracing::warn!(vm = %self.record.id, %error, "remove the run directory");
         }
-        // The end is true whether or not it can be stored; the next daemon sees it too.
-        if let Err(error) = self.store_if_kept().await {
-            tracing::error!(vm = %self.record.id, %error, "store the end");
-        }
+        self.store_end().await;
         self.publish();
     }
 
-    async fn remove(&mut self, waiter: Option<Waiter>) -> Phase {
-        let before = self.record.state;
-        self.record.state = VmState::Removing;
-        self.publish();
-        if let Err(error) = self.store_if_kept().await {
-            // The removal itself is what counts; a row that stays is found by the next daemon.
-            tracing::warn!(vm = %self.record.id, %error, "store the removal");
+    /// Stores the end, which is true whether or not it can be stored. The next daemon sees it too,
+    /// but not why: who asked for it hears of it, and it is tried again.
+    async fn store_end(&mut self) {
+        let stored = self.store_if_kept().await;
+        if let Err(refusal) = &stored {
+            tracing::error!(vm = %self.record.id, %refusal, causes = ?refusal.0.causes, "store the end");
         }
-        let released = self.release().await;
-        let erased = match released {
-            Ok(()) => self.daemon.erase(&self.record.id).await,
-            Err(refusal) => Err(refusal),
+        self.unstored = stored.err();
+    }
+
+    /// Whether the VM's last end is in the database.
+    pub(super) fn end_stored(&self) -> Result<(), Refusal> {
+        let Some(mut refusal) = self.unstored.clone() else {
+            return Ok(());
         };
-        match erased {
-            Ok(()) => {
-                self.truth.send_modify(|now| now.is_removed = true);
-                self.tell(EventKind::Removed, None);
-                answer_some(waiter, Ok(()));
-                tracing::info!(vm = %self.record.id, "removed");
-                Phase::Done
-            }
-            Err(refusal) => {
-                tracing::error!(vm = %self.record.id, %refusal, causes = ?refusal.0.causes, "remove");
-                self.record.state = before;
-                self.publish();
-                answer_some(waiter, Err(refusal));
-                Phase::Idle
-            }
-        }
-    }
-
-    /// Has the helper remove what it made for a life that is over.
-    pub(super) async fn release(&mut self) -> Result<(), Refusal> {
-        self.daemon.release(&mut self.record).await
+        let name = self.record.plan.name.as_str();
+        let message = format!("record that VM {name:?} has ended");
+        let cause = std::mem::replace(&mut refusal.0.message, message);
+        refusal.0.causes.insert(0, cause);
+        Err(refusal)
     }
 
     /// Stores the record.

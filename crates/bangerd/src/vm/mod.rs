@@ -43,6 +43,7 @@ pub(crate) mod policy;
 pub(crate) mod pulse;
 pub(crate) mod record;
 pub(crate) mod registry;
+mod removal;
 mod room;
 pub(crate) mod snapshot;
 pub(crate) mod stats;

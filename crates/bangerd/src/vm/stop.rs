@@ -52,14 +52,14 @@ impl Driver {
                 let exit = machine.wait().await;
                 let phase = self.ended(in_time, &exit).await;
                 for waiter in waiters {
-                    answer(waiter, Ok(()));
+                    answer(waiter, self.end_stored());
                 }
                 then_boot.map_or(phase, Phase::Boot)
             }
             Wait::Deadline => {
                 let killed = self.kill_machine(late).await;
                 for waiter in waiters {
-                    answer(waiter, killed.clone());
+                    answer(waiter, killed.clone().and_then(|()| self.end_stored()));
                 }
                 match (killed, then_boot) {
                     (Ok(()), Some(starters)) => Phase::Boot(starters),
