@@ -48,12 +48,13 @@ pub(crate) fn ensure_nat(helper: &Helper, vm: VmRef) -> Outcome {
 
 /// Ends that.
 pub(crate) fn clear_nat(helper: &Helper, vm: VmRef) -> Outcome {
-    let _network = helper.network();
+    let mut network = helper.network();
     let entry = helper.ledger().entry(&vm)?;
     if let Some(tap) = entry.tap {
-        rules::remove(&rules::nat_of(tap.address))?;
-        set(helper, &vm, false)?;
-        sync_uplinks(helper)?;
+        let cleared = rules::remove(&rules::nat_of(tap.address))
+            .and_then(|()| set(helper, &vm, false))
+            .and_then(|()| sync_uplinks(helper));
+        rules::settle(helper, &mut network, cleared)?;
     }
     done(Reply::Nothing)
 }

@@ -154,6 +154,25 @@ pub(crate) fn enforce(
     Ok(!is_loaded || !changes.is_empty())
 }
 
+/// Brings what a request that failed has half changed to what is recorded, before anybody takes it
+/// for somebody else's change.
+pub(crate) fn settle<T>(
+    helper: &Helper,
+    network: &mut Network,
+    ended: Result<T, Refusal>,
+) -> Result<T, Refusal> {
+    ended.map_err(|cause| {
+        let bridge = helper.ledger().bridge().cloned();
+        match bridge.map(|bridge| enforce(helper, network, &bridge)) {
+            Some(Err(error)) => {
+                let message = format!("{}; and {}", cause.message, error.message);
+                refuse(cause.kind, message)
+            }
+            _ => cause,
+        }
+    })
+}
+
 /// As [`enforce`], for a bridge that stands: what had been lost is told in the log; where it cannot
 /// be restored, the bridge is set down, and comes up again with the rules.
 pub(crate) fn restore(helper: &Helper, network: &mut Network) -> Result<(), Refusal> {

@@ -7,7 +7,7 @@ use banger_sys::{conntrack, tap};
 use rustix::io::Errno;
 
 use crate::entry::{TapEntry, VmEntry};
-use crate::helper::{Helper, Network, Outcome, done};
+use crate::helper::{Helper, Outcome, done};
 use crate::ops::reclaim::Swept;
 use crate::ops::{bridge, marks, nat, rules};
 use crate::refusal::{failed, refuse};
@@ -104,11 +104,12 @@ fn build(
 /// fine; of another generation is not.
 pub(crate) fn remove_tap(helper: &Helper, vm: VmRef) -> Outcome {
     let mut network = helper.network();
-    take_down(helper, &mut network, &vm)?;
+    let taken = take_down(helper, &vm);
+    rules::settle(helper, &mut network, taken)?;
     done(Reply::Nothing)
 }
 
-fn take_down(helper: &Helper, _: &mut Network, vm: &VmRef) -> Result<(), Refusal> {
+fn take_down(helper: &Helper, vm: &VmRef) -> Result<(), Refusal> {
     let entry = helper.ledger().entry(vm).ok();
     if let Some(link) = marks::find_tap(&mut bridge::open()?, vm)? {
         delete(link.index)?;

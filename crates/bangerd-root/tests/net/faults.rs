@@ -83,25 +83,31 @@ fn nat() -> Request {
 /// refusal to `check`, with the state before it.
 fn refuse_each(before: &[Request], request: &Request, check: impl Fn(&Host, State, &str)) {
     for call in refused_calls() {
-        let mut host = prepared(before);
-        let mut refusals = 0;
-        for step in steps() {
-            let state = host.state();
-            let fault = format!("inject={call}:error=ENOMEM:when={step}");
-            match with_fault(&host, &fault, || host.call(request)) {
-                Ok(_) => break,
-                Err(ClientError::Refused(refusal)) => {
-                    check(&host, state, &format!("{call} {step}: {refusal}"));
-                }
-                Err(error) => panic!("{call} {step}: {error}\n{}", host.log()),
-            }
-            refusals += 1;
-        }
-        println!("{call}: {refusals} refusals");
-        host.done(request);
-        let (said, is_clean) = host.tear_down();
-        assert!(is_clean, "{call}: {said}");
+        refuse_on(prepared(before), call, request, &check);
     }
+}
+
+/// Has the kernel refuse each such call of `request` on this host, which then ends.
+fn refuse_on(mut host: Host, call: &str, request: &Request, check: impl Fn(&Host, State, &str)) {
+    let mut refusals = 0;
+    for step in steps() {
+        let state = host.state();
+        let fault = format!("inject={call}:error=ENOMEM:when={step}");
+        match with_fault(&host, &fault, || host.call(request)) {
+            Ok(_) => break,
+            Err(ClientError::Refused(refusal)) => {
+                check(&host, state, &format!("{call} {step}: {refusal}"));
+            }
+            Err(error) => panic!("{call} {step}: {error}\n{}", host.log()),
+        }
+        refusals += 1;
+    }
+    println!("{call}: {refusals} refusals");
+    host.done(request);
+    // Nobody else was there: whatever a refusal left half done was the helper's own.
+    assert!(!host.log().contains("somebody else"), "{}", host.log());
+    let (said, is_clean) = host.tear_down();
+    assert!(is_clean, "{call}: {said}");
 }
 
 fn as_before(host: &Host, state: State, when: &str) {
@@ -139,6 +145,68 @@ fn net_remove_tap_fault_at_any_step_leaves_what_the_next_one_takes() {
             host.done(&nat());
         },
     );
+}
+
+#[test]
+fn net_clear_nat_fault_at_any_step_leaves_what_the_next_one_takes() {
+    needs_rules!();
+    refuse_each(
+        &[bridge(), tap(), nat()],
+        &Request::ClearNat(vm(7)),
+        |host, _, _| {
+            host.done(&Request::ClearNat(vm(7)));
+            host.done(&nat());
+        },
+    );
+}
+
+/// The system calls by which resolved is told, and which change the ledger.
+const RESOLVER_CALLS: [&str; 6] = ["socket", "connect", "write", "read", "renameat", "openat2"];
+
+fn route() -> Request {
+    Request::SyncResolverRouting(banger_priv::ResolverRouting { port: 8053 })
+}
+
+/// As [`refuse_each`], on the lab's own network, for only there does systemd-resolved see the bridge.
+fn refuse_each_of_resolver(
+    before: &[Request],
+    request: &Request,
+    check: impl Fn(&Host, State, &str),
+) {
+    if std::env::var_os("BANGER_LAB").is_none() {
+        println!("skipped: it changes the host's own resolver; BANGER_LAB says that this is a lab");
+        return;
+    }
+    for call in RESOLVER_CALLS {
+        let host = Host::on_this_machine();
+        for request in before {
+            host.done(request);
+        }
+        refuse_on(host, call, request, &check);
+    }
+}
+
+fn is_routed(host: &Host) -> bool {
+    host.run("resolvectl status br-fc").contains("8053")
+}
+
+#[test]
+fn lab_sync_resolver_routing_fault_at_any_step_leaves_host_and_ledger_as_before() {
+    refuse_each_of_resolver(&[bridge()], &route(), |host, state, when| {
+        assert!(!is_routed(host), "{when}");
+        as_before(host, state, when);
+    });
+}
+
+#[test]
+fn lab_clear_resolver_routing_fault_at_any_step_leaves_what_the_next_one_takes() {
+    let clear = Request::ClearResolverRouting {};
+    refuse_each_of_resolver(&[bridge(), route()], &clear, |host, _, when| {
+        host.done(&clear);
+        assert!(!is_routed(host), "{when}");
+        host.done(&route());
+        assert!(is_routed(host), "{when}");
+    });
 }
 
 /// Kills the helper at each step of `request`: the next one makes up for it.
