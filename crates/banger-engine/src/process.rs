@@ -5,12 +5,15 @@
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::os::unix::process::CommandExt;
+use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{
-    Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, pidfd_open, pidfd_send_signal, waitid,
+    Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, getpid, getsid, pidfd_open, pidfd_send_signal,
+    waitid,
 };
 use serde::{Deserialize, Serialize};
 use tokio::io::Interest;
@@ -192,6 +195,15 @@ struct Held(Arc<OwnedFd>);
 impl AsRawFd for Held {
     fn as_raw_fd(&self) -> RawFd {
         self.0.as_raw_fd()
+    }
+}
+
+/// Keeps what is started from the signals of our terminal's keys: in a process group of its own, unless
+/// we lead a session, which has no terminal then. There it stays in our group, because one of its own
+/// would be orphaned by our end, and a VMM in it that is stopped would get HUP.
+pub(crate) fn keep_from_keys(command: &mut Command) {
+    if getsid(None) != Ok(getpid()) {
+        command.process_group(0);
     }
 }
 

@@ -9,7 +9,6 @@ use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
 use std::os::unix::fs::DirBuilderExt;
-use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
@@ -201,8 +200,8 @@ fn spawn(app: &App, dirs: &Dirs, role: &Role, program: &OsString) -> Result<Chil
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(log)
-        .current_dir("/")
-        .process_group(0);
+        // No process group of its own: its leader could not begin a session, as bangerd does at once.
+        .current_dir("/");
     if let Role::Builder(_) = role {
         command.arg("--builder");
     }

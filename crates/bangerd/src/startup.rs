@@ -168,7 +168,8 @@ fn raise_open_files() {
 pub fn run(role: Role) -> Result<(), StartError> {
     rustix::process::umask(Mode::from_raw_mode(0o077));
     raise_open_files();
-    // A daemon started by a shell leads its process group already and cannot; that is fine.
+    // One started by a shell leads its process group already and cannot. VMMs are then in groups of
+    // their own, and stopped ones do not outlive it.
     let _session = rustix::process::setsid();
     if role == Role::System {
         close_to_others()?;

@@ -11,10 +11,10 @@ const MAX_CPUS: u32 = 32;
 const GUEST_CID: u32 = 3;
 
 /// Kernel arguments for every machine. A restart is the only end that Firecracker has, so a
-/// panic becomes one (`panic=1`), by the keyboard controller (`reboot=k`). That controller has
+/// panic becomes one, at once (`panic=-1`), by the keyboard controller (`reboot=k`). That controller has
 /// a keyboard for Ctrl-Alt-Del and nothing else, and need not be probed for more. The crypto
 /// self-tests would take half of the boot.
-const CMDLINE: &str = "console=ttyS0 quiet reboot=k panic=1 oops=panic pci=off cryptomgr.notests \
+const CMDLINE: &str = "console=ttyS0 quiet reboot=k panic=-1 oops=panic pci=off cryptomgr.notests \
                        random.trust_cpu=on net.ifnames=0 i8042.noaux i8042.nomux i8042.dumbkbd";
 
 /// The machine as Firecracker wants it told; with it, the machine runs at once. `vsock` is where

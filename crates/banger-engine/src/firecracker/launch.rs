@@ -2,7 +2,6 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -22,7 +21,7 @@ use super::vsock::{Called, Vsock, ready_socket};
 use super::{jailed, locks};
 use crate::held::{CONSOLE_LOG, Held, Sources, VMM_LOG, Vmm};
 use crate::log::{CappedLog, drain, drain_without};
-use crate::process::Process;
+use crate::process::{Process, keep_from_keys};
 use crate::socket::{RunDir, SocketFile};
 use crate::{EngineError, MachineSpec, Place, ProcessId};
 
@@ -174,8 +173,8 @@ fn spawn(
         .current_dir(run.path())
         .stdin(Stdio::null())
         .stdout(stdout)
-        .stderr(stderr)
-        .process_group(0);
+        .stderr(stderr);
+    keep_from_keys(&mut command);
     let kept = (FIRST_LOCK..)
         .zip(locks)
         .map(|(child_fd, parent_fd)| FdMapping {

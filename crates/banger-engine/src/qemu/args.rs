@@ -13,9 +13,9 @@ use crate::{Accel, Cache, Drive, MachineSpec, NetworkMode};
 /// The inherited sockets, by the descriptors they get in QEMU and their names.
 pub(super) const SOCKETS: [(i32, &str); 3] = [(3, "agent"), (4, "qmp"), (5, "console")];
 
-/// Kernel arguments for every machine. `panic=1` with QEMU's `-no-reboot` makes a panic end
+/// Kernel arguments for every machine. `panic=-1` (at once) with QEMU's `-no-reboot` makes a panic end
 /// the machine; the crypto self-tests would take a tenth of an emulated boot.
-const CMDLINE: &str = "console=ttyS0 quiet reboot=k panic=1 oops=panic cryptomgr.notests \
+const CMDLINE: &str = "console=ttyS0 quiet reboot=k panic=-1 oops=panic cryptomgr.notests \
                        random.trust_cpu=on net.ifnames=0";
 
 /// More of them for emulation: nothing is speculated there, the emulated clocks are good but

@@ -2,7 +2,6 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -13,7 +12,7 @@ use super::args::SOCKETS;
 use super::machine::{AGENT_SOCKET, CONSOLE_SOCKET, QMP_SOCKET, QemuMachine};
 use crate::held::{CONSOLE_LOG, Sources, VMM_LOG};
 use crate::log::{CappedLog, drain};
-use crate::process::Process;
+use crate::process::{Process, keep_from_keys};
 use crate::socket::RunDir;
 use crate::{EngineError, Place, ProcessId};
 
@@ -123,8 +122,8 @@ fn spawn(
         .current_dir(run_dir)
         .stdin(Stdio::null())
         .stdout(stdout)
-        .stderr(stderr)
-        .process_group(0);
+        .stderr(stderr);
+    keep_from_keys(&mut command);
     command
         .fd_mappings(sockets)
         .map_err(|error| EngineError::io(step())(io::Error::other(error)))?;

@@ -176,16 +176,15 @@ impl VmHandle {
             return std::future::pending().await;
         };
         loop {
-            let hung = pulse.borrow_and_update().clone();
-            tokio::select! {
-                changed = pulse.changed() => if changed.is_err() {
-                    return std::future::pending().await;
-                },
-                () = tokio::time::sleep(limit), if hung.is_some() => {
-                    if let Some(hung) = hung {
-                        return hung;
-                    }
-                }
+            let is_hung = pulse.wait_for(Option::is_some).await.is_ok();
+            if !is_hung {
+                // The watch has ended with the VMM.
+                return std::future::pending().await;
+            }
+            let back = pulse.wait_for(Option::is_none);
+            let is_back = tokio::time::timeout(limit, back).await.is_ok();
+            if let Some(hung) = self.now().hung().filter(|_| !is_back) {
+                return hung;
             }
         }
     }

@@ -178,6 +178,7 @@ impl Watcher {
                 };
                 (Some((EventKind::Hung, why)), Some(hung))
             }
+            (Some(was), Err(why)) if why == was.why => return,
             (Some(was), Err(why)) => (None, Some(HungView { why, ..was })),
         };
         self.tell.send_replace(now);
