@@ -2,7 +2,7 @@
 
 use rustix::fs::{Mode, OFlags};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
-use rustix::termios::{Winsize, tcsetwinsize};
+use rustix::termios::{LocalModes, Winsize, tcgetattr, tcsetwinsize};
 use std::fs::File;
 use std::io::{Read, Write};
 use std::process::{Child, Command, Stdio};
@@ -68,6 +68,31 @@ impl Terminal {
         resize(&self.master, cols, rows);
     }
 
+    /// Sends the program a signal. It is the terminal's first process: `setsid` makes way for it.
+    pub fn signal(&self, signal: rustix::process::Signal) {
+        crate::send(self.child.id(), signal);
+    }
+
+    /// Whether keys are echoed and lines edited, as on every terminal that nobody made raw.
+    pub fn is_cooked(&self) -> bool {
+        let modes = tcgetattr(&self.master).unwrap().local_modes;
+        modes.contains(LocalModes::ICANON | LocalModes::ECHO | LocalModes::ISIG)
+    }
+
+    /// Takes the terminal away, as a closed window does; the program must end [`crate::SOON`].
+    #[track_caller]
+    pub fn close(self) {
+        let Self {
+            master, mut child, ..
+        } = self;
+        drop(master);
+        let deadline = Instant::now() + crate::SOON;
+        while child.try_wait().unwrap().is_none() {
+            assert!(Instant::now() < deadline, "no end without a terminal");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
     /// Reads until `text` has been shown; fails after [`crate::SOON`]. What was shown up to and
     /// including it is returned and forgotten.
     #[track_caller]
@@ -97,6 +122,13 @@ impl Terminal {
     /// Reads what is still shown and returns the exit code; the end must come [`crate::SOON`].
     #[track_caller]
     pub fn end(mut self) -> (i32, String) {
+        let (code, seen, _) = self.end_with_modes();
+        (code, seen)
+    }
+
+    /// As [`Terminal::end`]; tells as well whether the terminal is as it was ([`Terminal::is_cooked`]).
+    #[track_caller]
+    pub fn end_with_modes(&mut self) -> (i32, String, bool) {
         let deadline = Instant::now() + crate::SOON;
         while self.read() {
             assert!(
@@ -106,7 +138,8 @@ impl Terminal {
             );
         }
         let status = self.child.wait().unwrap();
-        (status.code().unwrap_or(-1), self.seen)
+        let seen = std::mem::take(&mut self.seen);
+        (status.code().unwrap_or(-1), seen, self.is_cooked())
     }
 
     /// Reads some bytes, waiting at most a second; false at the end.

@@ -13,3 +13,4 @@ mod run;
 mod ssh;
 mod store;
 mod verbs;
+mod watch;

@@ -2,6 +2,7 @@
 
 use e2e::terminal::Terminal;
 use e2e::{TestEnv, eventually};
+use rustix::process::Signal;
 use serde_json::Value;
 use std::process::Command;
 use std::time::Duration;
@@ -185,6 +186,37 @@ fn stats_and_top_show_who_is_busy_and_give_the_terminal_back() {
         (0, true),
         "{last:?}"
     );
+
+    for leave in [Signal::TERM, Signal::HUP, Signal::INT, Signal::QUIT] {
+        let mut top = start();
+        top.expect("sort: c cpu");
+        assert!(!top.is_cooked());
+        top.signal(leave);
+        let (code, last, is_cooked) = top.end_with_modes();
+        let is_left = last.contains("\u{1b}[?25h\u{1b}[?1049l");
+        assert_eq!(
+            (code, is_left, is_cooked),
+            (0, true, true),
+            "{leave:?} {last:?}"
+        );
+    }
+    let mut top = start();
+    top.expect("sort: c cpu");
+    top.send("\u{3}");
+    assert!(top.end_with_modes().2, "Ctrl-C");
+    // A daemon that is stuck keeps nobody there, and neither does a terminal that is gone.
+    let mut top = start();
+    top.expect("sort: c cpu");
+    let daemon = env.daemon_pid().unwrap();
+    e2e::send(daemon, Signal::STOP);
+    std::thread::sleep(Duration::from_secs(2));
+    top.send("q");
+    let (code, _, is_cooked) = top.end_with_modes();
+    e2e::send(daemon, Signal::CONT);
+    assert_eq!((code, is_cooked), (0, true));
+    let mut top = start();
+    top.expect("sort: c cpu");
+    top.close();
 
     env.ok(&["vm", "stop", "lazy"]);
     env.fails(4, &["vm", "stats", "--no-stream", "lazy"]);

@@ -39,7 +39,7 @@ struct Changes {
     /// When it is started again after it ended by itself: no, on-failure, on-failure:N or always
     #[arg(long, value_name = "POLICY")]
     restart: Option<RestartPolicy>,
-    /// Stop it when it has run for so long, counted from now on; 0 for never
+    /// Stop it when it has run for so long, counted from now on as by `vm create --ttl`; 0 for never
     #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
     ttl: Option<Duration>,
 }

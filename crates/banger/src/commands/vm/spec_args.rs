@@ -44,7 +44,8 @@ pub(crate) struct SpecArgs {
     #[arg(long, value_name = "POLICY")]
     restart: Option<RestartPolicy>,
     /// Stop it when it has run for so long, as 2h: a kept VM keeps its disk and may be started
-    /// again, a run ends with exit code 124
+    /// again, a run ends with exit code 124. Setting the host's clock changes nothing of that; its sleep
+    /// counts, and so does the time without a daemon. Over a reboot of the host the clock is all there is
     #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
     ttl: Option<Duration>,
 }

@@ -10,6 +10,8 @@ use crate::error::CliError;
 use crate::session::terminal::{self, RawMode};
 use crate::ui::screen::{self, Screen};
 use crate::usage::Meter;
+use banger_api::StatsView;
+use banger_api::client::Client;
 use looks::Looks;
 use picture::{Order, Picture};
 use std::time::Duration;
@@ -51,8 +53,7 @@ impl Args {
         let client = app.client().await?;
         let caught = |source: std::io::Error| CliError::io("catch signals", &source);
         let mut resized = signal(SignalKind::window_change()).map_err(caught)?;
-        let mut ended = signal(SignalKind::terminate()).map_err(caught)?;
-        let mut hung_up = signal(SignalKind::hangup()).map_err(caught)?;
+        let mut ended = ends().map_err(caught)?;
         let mut meter = Meter::default();
         let mut picture = Picture::new(self.sort, Looks::of_terminal(screen::is_styled()));
         picture.take(meter.read(stats::read(&client, &[]).await?));
@@ -60,21 +61,19 @@ impl Args {
         let _raw = RawMode::enter()?;
         let screen = Screen::enter().map_err(output)?;
         let mut keys = keys();
-        let mut tick = tokio::time::interval_at(tokio::time::Instant::now() + STEP, STEP);
-        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut readings = readings(client);
         loop {
             let size = terminal::size();
             let lines = picture.draw(size.cols.into(), size.rows.into());
             screen.show(&lines).map_err(output)?;
             tokio::select! {
-                _ = tick.tick() => match stats::read(&client, &[]).await {
+                Some(reading) = readings.recv() => match reading {
                     Ok(stats) => picture.take(meter.read(stats)),
                     // The daemon may be on its way back.
                     Err(error) => picture.fail(&error.message),
                 },
                 _ = resized.recv() => {}
                 _ = ended.recv() => return Ok(()),
-                _ = hung_up.recv() => return Ok(()),
                 key = keys.recv() => match key {
                     Some(Key::Leave) | None => return Ok(()),
                     Some(Key::Sort(order)) => picture.sort(order),
@@ -85,6 +84,38 @@ impl Args {
             }
         }
     }
+}
+
+/// What VMs use, read beside all else: a daemon that does not answer keeps no key waiting.
+fn readings(client: Client) -> mpsc::Receiver<Result<Vec<StatsView>, CliError>> {
+    let (read, readings) = mpsc::channel(1);
+    drop(tokio::spawn(async move {
+        loop {
+            tokio::time::sleep(STEP).await;
+            let reading = stats::read(&client, &[]).await;
+            if read.send(reading).await.is_err() {
+                return;
+            }
+        }
+    }));
+    readings
+}
+
+/// The signals that end a program, any of them.
+fn ends() -> std::io::Result<mpsc::Receiver<()>> {
+    let (caught, ended) = mpsc::channel(1);
+    for kind in [
+        SignalKind::terminate(),
+        SignalKind::hangup(),
+        SignalKind::interrupt(),
+        SignalKind::quit(),
+    ] {
+        let (mut signal, caught) = (signal(kind)?, caught.clone());
+        drop(tokio::spawn(async move {
+            while signal.recv().await.is_some() && caught.send(()).await.is_ok() {}
+        }));
+    }
+    Ok(ended)
 }
 
 /// The keys that are pressed, read in a thread that ends with its input or the process.
