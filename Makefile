@@ -33,7 +33,7 @@ smoke: packages
 soak: packages
 	cargo xtask soak
 
-# The root helper killed at sampled system calls of its verbs, on that host.
+# Whatever there is to kill, killed at sampled system calls of whatever is asked, on that host.
 chaos: packages
 	cargo xtask chaos
 

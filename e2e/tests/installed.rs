@@ -9,12 +9,15 @@
     reason = "a test that cannot do its part fails there, and the story tells where it is"
 )]
 
-#[path = "installed/killed.rs"]
-mod killed;
+#[path = "installed/chaos/mod.rs"]
+mod chaos;
+#[path = "installed/remains.rs"]
+mod remains;
 #[path = "installed/snapshots.rs"]
 mod snapshots;
 
 use e2e::{Outcome, eventually, finish};
+use remains::remains;
 use serde_json::Value;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -49,34 +52,19 @@ fn an_installation_serves_its_owner_survives_its_services_and_leaves_nothing() {
     chapter("every day", every_day);
     chapter("a root of its own", snapshots::a_root_of_its_own);
     chapter("bounded", snapshots::bounded);
-    chapter(
-        "the daemon is killed at any moment",
-        killed::the_daemon_is_killed_at_any_moment,
-    );
     chapter("uninstalled", uninstalled);
     chapter("a helper of the daemon's own", a_helper_of_the_daemons_own);
 }
 
 /// Installing puts everything in place; again changes nothing.
 fn installed() {
-    let config = Path::new(HOME).join(".config/banger");
-    as_owner(&["mkdir", "-p", "-m", "700", config.to_str().unwrap()]);
-    fs::write(config.join("config.toml"), CONFIG).unwrap();
+    configured();
     let installed = as_root(&["banger", "system", "install", "--owner", OWNER]);
     assert!(installed.contains("is installed for dev"), "{installed}");
     let again = as_root(&["banger", "--json", "system", "install", "--owner", OWNER]);
     let again: Value = serde_json::from_str(&again).unwrap();
     assert_eq!(again["changes"], serde_json::json!([]), "{again}");
-    // Made elsewhere: here nothing can be fetched.
-    let store = PathBuf::from(std::env::var_os("BANGER_E2E_STORE").unwrap());
-    for (from, to) in [
-        ("data", "/var/lib/banger/data"),
-        ("cache", "/var/cache/banger"),
-    ] {
-        let from = store.join(from).join(".");
-        as_owner(&["mkdir", "-p", to]);
-        as_owner(&["cp", "-a", "--sparse=always", from.to_str().unwrap(), to]);
-    }
+    stored();
     let status: Value =
         serde_json::from_str(&as_owner(&["banger", "--json", "system", "status"])).unwrap();
     assert_eq!(status["installed"]["owner"]["name"], OWNER, "{status}");
@@ -86,6 +74,25 @@ fn installed() {
     }
     let doctor = as_owner(&["banger", "doctor", "-v"]);
     assert!(doctor.contains("system"), "{doctor}");
+}
+
+fn configured() {
+    let config = Path::new(HOME).join(".config/banger");
+    as_owner(&["mkdir", "-p", "-m", "700", config.to_str().unwrap()]);
+    fs::write(config.join("config.toml"), CONFIG).unwrap();
+}
+
+/// Kernel and image are made elsewhere: here nothing can be fetched.
+fn stored() {
+    let store = PathBuf::from(std::env::var_os("BANGER_E2E_STORE").unwrap());
+    for (from, to) in [
+        ("data", "/var/lib/banger/data"),
+        ("cache", "/var/cache/banger"),
+    ] {
+        let from = store.join(from).join(".");
+        as_owner(&["mkdir", "-p", to]);
+        as_owner(&["cp", "-a", "--sparse=always", from.to_str().unwrap(), to]);
+    }
 }
 
 /// What systemd thinks of a unit's sandbox: 0 is the best, 10 none.
@@ -298,6 +305,11 @@ fn uninstalled() {
     ] {
         assert!(!Path::new(path).exists(), "{path}");
     }
+    forget();
+}
+
+/// What the owner has of banger without an installation, and what systemd keeps of it.
+fn forget() {
     fs::remove_dir_all(Path::new(HOME).join(".config/banger")).unwrap();
     fs::remove_dir(Path::new(HOME).join(".config")).ok();
     as_root(&["systemctl", "stop", "banger.slice"]);
@@ -344,25 +356,6 @@ fn a_helper_of_the_daemons_own() {
     for dir in ["/run/bangerd-root", "/var/lib/bangerd-root"] {
         fs::remove_dir_all(dir).unwrap();
     }
-}
-
-/// Kernel objects of VMs.
-fn remains() -> Vec<String> {
-    let lines = |argv: &[&str], mark: &str| {
-        let text = as_root(argv);
-        let ours = text.lines().filter(|line| line.contains(mark));
-        ours.map(str::to_owned).collect::<Vec<_>>()
-    };
-    let mut left = lines(&["ip", "-o", "link"], "tap-");
-    left.extend(lines(&["dmsetup", "ls"], "fc-rootfs-"));
-    left.extend(lines(&["losetup", "-a"], "banger"));
-    left.extend(lines(
-        &["systemctl", "list-units", "--plain", "--no-legend"],
-        "banger-vm-",
-    ));
-    left.extend(lines(&["ls", "/var/lib/bangerd-root/jail"], "vm-"));
-    left.extend(lines(&["ls", "/run/bangerd-root/ledger"], "vm-"));
-    left
 }
 
 fn inspect(name: &str) -> Value {

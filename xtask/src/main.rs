@@ -8,6 +8,7 @@
 
 mod bench;
 mod build;
+mod chaos;
 mod lab;
 mod lint;
 mod root_helper;
@@ -33,7 +34,8 @@ cargo xtask CHORE
   smoke [NAME] the promises on a KVM host: in the lab, by Firecracker (JOBS=4)
   soak         one daemon under many clients and garbage [--short]
   chaos        the root helper killed, and refused by the kernel, at many system calls of its
-               verbs, in the lab (BANGER_CHAOS_POINTS=20)
+               verbs; then daemon, helper, VMMs, builder and installer killed at many of theirs in
+               whatever is asked, in the lab (BANGER_CHAOS_POINTS=20)
   tcb          how large the trusted base is, against its budget
   bench boot   our boot and exec against the raw engine's [--runs N] [--json FILE],
                in the lab by Firecracker with --lab [--lean BANGER_HOME],
@@ -64,7 +66,7 @@ fn dispatch(args: &[&str]) -> Result<ExitCode> {
         ["lint"] => lint::run(),
         ["smoke", filter @ ..] => smoke::run(filter),
         ["soak", args @ ..] => soak::run(args),
-        ["chaos"] => root_helper::chaos(),
+        ["chaos"] => chaos::run(),
         ["tcb"] => tcb::run(),
         [] | ["help" | "-h" | "--help"] => {
             println!("{HELP}");

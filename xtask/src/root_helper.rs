@@ -1,9 +1,10 @@
 //! The root helper's own tests, which want a host with all that it works on: part of `cargo xtask
 //! smoke`, and at length `cargo xtask chaos`.
 
-use crate::lab::{Flavour, Lab, Options};
-use crate::{build, built, smoke, top};
-use anyhow::{Context, Result, bail};
+use crate::lab::Lab;
+use crate::smoke::{self, Said};
+use crate::{built, top};
+use anyhow::{Context, Result};
 use banger_guest::boot::{BootConfig, Channel, Init, Root};
 use banger_images::{Store, boot_initramfs};
 use std::fs;
@@ -28,7 +29,6 @@ const ROOTFS: &str = "16M";
 pub(crate) struct Tests {
     net: PathBuf,
     vmm: PathBuf,
-    helper: PathBuf,
     boot: TempDir,
 }
 
@@ -39,7 +39,6 @@ impl Tests {
         Ok(Self {
             net,
             vmm,
-            helper: dist.join("bangerd-root"),
             boot: boot(dist, store)?,
         })
     }
@@ -65,10 +64,19 @@ impl Tests {
         let net = self.run(lab, &self.net, &arguments, "few")?;
         // VMs' slice stays loaded without them.
         smoke::run_in(lab, &["systemctl", "stop", "banger.slice"], LIMIT)?;
+        Ok([vmm.code, net.code])
+    }
+
+    /// Every verb with the helper killed, and with the kernel refusing, at many of its system calls.
+    pub(crate) fn tell_long(&self, lab: &Lab) -> Result<[Said; 2]> {
+        let long = ["--nocapture", "--ignored", "chaos::"];
+        let vmm = self.run(lab, &self.vmm, &long, "some")?;
+        let net = self.run(lab, &self.net, &["--nocapture", "faults::"], "some")?;
+        smoke::run_in(lab, &["systemctl", "stop", "banger.slice"], LIMIT)?;
         Ok([vmm, net])
     }
 
-    fn run(&self, lab: &Lab, test: &Path, arguments: &[&str], faults: &str) -> Result<i32> {
+    fn run(&self, lab: &Lab, test: &Path, arguments: &[&str], faults: &str) -> Result<Said> {
         let name = |path: &Path| {
             let name = path.file_name().and_then(|name| name.to_str());
             name.map(|name| format!("{}/{name}", smoke::HOME))
@@ -89,33 +97,6 @@ impl Tests {
         argv.extend(arguments);
         smoke::run_in(lab, &argv, LIMIT)
     }
-}
-
-/// `cargo xtask chaos`: every verb with the helper killed, and with the kernel refusing, at many
-/// of its system calls.
-pub(crate) fn chaos() -> Result<()> {
-    let dist = build::dist()?;
-    let store = smoke::store(&dist)?;
-    let tests = Tests::build(&dist, &store)?;
-    let lab = Lab::up(&Options {
-        name: format!("chaos-{}", std::process::id()),
-        flavour: Flavour::Steady,
-        ..Options::default()
-    })?;
-    let pushed: Vec<PathBuf> = tests.files().map(Path::to_owned).into();
-    lab.push(&pushed, smoke::HOME)?;
-    lab.push(
-        std::slice::from_ref(&tests.helper),
-        &format!("{}/dist", smoke::HOME),
-    )?;
-    let long = ["--nocapture", "--ignored", "chaos::"];
-    let vmm = tests.run(&lab, &tests.vmm, &long, "some")?;
-    let net = tests.run(&lab, &tests.net, &["--nocapture", "faults::"], "some")?;
-    lab.down()?;
-    if (vmm, net) != (0, 0) {
-        bail!("chaos: failed (exit codes {vmm}, {net})");
-    }
-    Ok(())
 }
 
 /// What the tests' guests boot: a kernel, an initramfs that says it is there, a small root.

@@ -15,6 +15,10 @@ use std::time::{Duration, Instant};
 /// How long the scenarios may take: they take a few minutes on a quiet machine.
 const LIMIT: Duration = Duration::from_secs(25 * 60);
 
+/// The same for the story of what is killed, which takes twenty minutes on a quiet machine, and as
+/// much longer as there are more points.
+const KILLED_LIMIT: Duration = Duration::from_secs(210 * 60);
+
 /// Where things lie in the lab.
 pub(crate) const HOME: &str = "/srv/smoke";
 
@@ -42,6 +46,9 @@ const SCENARIOS: [&str; 14] = [
 /// The other story that is told there, as root: an installation, from its beginning to its end.
 const INSTALLED: &str = "an_installation";
 
+/// What is told as root on a host of its own: every operation with something killed in its middle.
+const KILLED: &str = "chaos::";
+
 /// What VMs get in the lab: little, for its guests are emulated twice; and pages of 2 MiB, with
 /// which a guest boots in half the time and the emulated host lives longer.
 const CONFIG: &str = "[vm]\nmemory = \"160M\"\nnetwork = \"none\"\n[engine]\nhuge_pages = true\n";
@@ -63,31 +70,16 @@ echo '== installed'; find /etc/banger /usr/lib/banger /usr/local/bin /var/lib/ba
 echo '== files'; find /tmp /var/tmp /dev/shm /home /run/user -mindepth 1 2>/dev/null | grep -v systemd-private | sort
 ";
 
-/// Runs the scenarios, or those that contain one of `filter`; a lab that dies under them is
-/// replaced once, and that is said.
+/// Runs the scenarios, or those that contain one of `filter`.
 pub(crate) fn run(filter: &[&str]) -> Result<()> {
     let start = Instant::now();
-    let dist = build::dist()?;
-    let store = store(&dist)?;
-    let [promises, installed] = built("e2e", ["promises", "installed"])?;
-    let tests = Tests {
-        promises,
-        installed,
-        helper: root_helper::Tests::build(&dist, &store)?,
-    };
+    let tests = Tests::build()?;
     let prepared = start.elapsed();
-    for attempt in 1.. {
-        match attempt_once(&dist, &tests, &store, filter) {
-            Err(error) if error.is::<HostDied>() && attempt == 1 => {
-                eprintln!(
-                    "smoke: {error:#}\nsmoke: the lab broke, not a test; once more on a new one"
-                );
-            }
-            outcome => {
-                outcome?;
-                break;
-            }
-        }
+    if filter != [KILLED] {
+        tests.in_a_lab(|lab| tests.tell(lab, filter))?;
+    }
+    if is_told(KILLED, filter) {
+        tests.in_a_lab(|lab| Ok(vec![tests.tell_killed(lab)?.code]))?;
     }
     println!(
         "smoke: prepared {:.0} s, in all {:.0} s",
@@ -97,66 +89,116 @@ pub(crate) fn run(filter: &[&str]) -> Result<()> {
     Ok(())
 }
 
-/// The test programs.
-struct Tests {
-    promises: PathBuf,
-    installed: PathBuf,
-    helper: root_helper::Tests,
+fn is_told(story: &str, filter: &[&str]) -> bool {
+    filter.is_empty() || filter.iter().any(|part| story.contains(part))
 }
 
-fn attempt_once(dist: &Path, tests: &Tests, store: &Path, filter: &[&str]) -> Result<()> {
-    let start = Instant::now();
-    let lab = Lab::up(&Options {
-        name: format!("smoke-{}", std::process::id()),
-        flavour: Flavour::Steady,
-        ..Options::default()
-    })?;
-    let up = start.elapsed();
-    let pushed = [dist, &tests.promises, &tests.installed, store];
-    lab.push(&pushed.map(Path::to_owned), HOME)?;
-    lab.push(&tests.helper.files().map(Path::to_owned), HOME)?;
-    must_in(&lab, &["chown", "-R", "dev:dev", HOME])?;
-    let pushing = start.elapsed() - up;
+/// The test programs, and what they need.
+pub(crate) struct Tests {
+    dist: PathBuf,
+    store: PathBuf,
+    promises: PathBuf,
+    installed: PathBuf,
+    pub(crate) helper: root_helper::Tests,
+}
 
-    let before = look(&lab)?;
-    let is_told = filter.is_empty() || filter.iter().any(|part| INSTALLED.contains(part));
-    let scenarios: Vec<&str> = if filter.is_empty() {
-        SCENARIOS.to_vec()
-    } else {
-        filter.to_vec()
-    };
-    let jobs = std::env::var("JOBS").unwrap_or_else(|_| "4".to_owned());
-    let mut codes = vec![tell(&lab, "dev", &tests.promises, &jobs, &scenarios)?];
-    if is_told {
-        codes.push(tell(&lab, "root", &tests.installed, "1", &[INSTALLED])?);
+impl Tests {
+    pub(crate) fn build() -> Result<Self> {
+        let dist = build::dist()?;
+        let store = store(&dist)?;
+        let [promises, installed] = built("e2e", ["promises", "installed"])?;
+        let helper = root_helper::Tests::build(&dist, &store)?;
+        Ok(Self {
+            dist,
+            store,
+            promises,
+            installed,
+            helper,
+        })
     }
-    let ran = start.elapsed() - up - pushing;
-    codes.extend(tests.helper.tell(&lab, filter)?);
-    let helped = start.elapsed() - up - pushing - ran;
 
-    let after = look(&lab)?;
-    lab.down()?;
-    println!(
-        "smoke: lab up {:.1} s, pushed {:.1} s, scenarios {:.1} s, helper's tests {:.1} s",
-        up.as_secs_f64(),
-        pushing.as_secs_f64(),
-        ran.as_secs_f64(),
-        helped.as_secs_f64()
-    );
-    let mut faults = Vec::new();
-    if codes.iter().any(|code| *code != 0) {
-        faults.push(format!("scenarios failed (exit codes {codes:?})"));
+    /// Does `work`, which gives exit codes, in a new lab with everything in it; afterwards that must
+    /// be as it was. A lab that dies under it is replaced once, and that is said.
+    pub(crate) fn in_a_lab(&self, mut work: impl FnMut(&Lab) -> Result<Vec<i32>>) -> Result<()> {
+        match self.once(&mut work) {
+            Err(error) if error.is::<HostDied>() => {
+                eprintln!(
+                    "smoke: {error:#}\nsmoke: the lab broke, not a test; once more on a new one"
+                );
+                self.once(&mut work)
+            }
+            outcome => outcome,
+        }
     }
-    let left = difference(&before, &after);
-    if left.is_empty() {
-        println!("smoke: the host is as it was");
-    } else {
-        faults.push(format!("the host is not as it was:\n{}", left.join("\n")));
+
+    fn once(&self, work: &mut impl FnMut(&Lab) -> Result<Vec<i32>>) -> Result<()> {
+        let start = Instant::now();
+        let lab = Lab::up(&Options {
+            name: format!("smoke-{}", std::process::id()),
+            flavour: Flavour::Steady,
+            ..Options::default()
+        })?;
+        let up = start.elapsed();
+        let pushed = [&self.dist, &self.promises, &self.installed, &self.store];
+        lab.push(&pushed.map(PathBuf::clone), HOME)?;
+        lab.push(&self.helper.files().map(Path::to_owned), HOME)?;
+        must_in(&lab, &["chown", "-R", "dev:dev", HOME])?;
+        let pushing = start.elapsed() - up;
+        let before = look(&lab)?;
+        let codes = work(&lab)?;
+        let after = look(&lab)?;
+        lab.down()?;
+        println!(
+            "smoke: lab up {:.1} s, pushed {:.1} s, told {:.1} s",
+            up.as_secs_f64(),
+            pushing.as_secs_f64(),
+            (start.elapsed() - up - pushing).as_secs_f64()
+        );
+        let mut faults = Vec::new();
+        if codes.iter().any(|code| *code != 0) {
+            faults.push(format!("scenarios failed (exit codes {codes:?})"));
+        }
+        let left = difference(&before, &after);
+        if left.is_empty() {
+            println!("smoke: the host is as it was");
+        } else {
+            faults.push(format!("the host is not as it was:\n{}", left.join("\n")));
+        }
+        if !faults.is_empty() {
+            bail!("{}", faults.join("\n"));
+        }
+        Ok(())
     }
-    if !faults.is_empty() {
-        bail!("{}", faults.join("\n"));
+
+    /// The promises and the story of an installation, then the helper's own tests.
+    fn tell(&self, lab: &Lab, filter: &[&str]) -> Result<Vec<i32>> {
+        let start = Instant::now();
+        let scenarios: Vec<&str> = if filter.is_empty() {
+            SCENARIOS.to_vec()
+        } else {
+            filter.to_vec()
+        };
+        let jobs = std::env::var("JOBS").unwrap_or_else(|_| "4".to_owned());
+        let promises = tell(lab, "dev", &self.promises, &jobs, &scenarios, LIMIT)?;
+        let mut codes = vec![promises.code];
+        if is_told(INSTALLED, filter) {
+            let told = tell(lab, "root", &self.installed, "1", &[INSTALLED], LIMIT)?;
+            codes.push(told.code);
+        }
+        let ran = start.elapsed();
+        codes.extend(self.helper.tell(lab, filter)?);
+        println!(
+            "smoke: scenarios {:.1} s, helper's tests {:.1} s",
+            ran.as_secs_f64(),
+            (start.elapsed() - ran).as_secs_f64()
+        );
+        Ok(codes)
     }
-    Ok(())
+
+    /// Every operation with something killed in its middle; the table is in what it says.
+    pub(crate) fn tell_killed(&self, lab: &Lab) -> Result<Said> {
+        tell(lab, "root", &self.installed, "1", &[KILLED], KILLED_LIMIT)
+    }
 }
 
 /// How often tests in the lab kill, as a word for `env`, if the user says so.
@@ -165,8 +207,21 @@ pub(crate) fn chaos_points() -> Option<String> {
     (!points.is_empty()).then(|| format!("BANGER_CHAOS_POINTS={points}"))
 }
 
-/// Runs a test program in the lab as `user`; what it says is printed, its exit code returned.
-fn tell(lab: &Lab, user: &str, test: &Path, jobs: &str, scenarios: &[&str]) -> Result<i32> {
+/// What a program in the lab said, which was printed too, and its exit code.
+pub(crate) struct Said {
+    pub(crate) code: i32,
+    pub(crate) text: String,
+}
+
+/// Runs a test program in the lab as `user`.
+fn tell(
+    lab: &Lab,
+    user: &str,
+    test: &Path,
+    jobs: &str,
+    scenarios: &[&str],
+    limit: Duration,
+) -> Result<Said> {
     let name = test.file_name().and_then(|name| name.to_str());
     let test = format!("{HOME}/{}", name.context("no name")?);
     let (reuid, regid) = (format!("--reuid={user}"), format!("--regid={user}"));
@@ -181,19 +236,20 @@ fn tell(lab: &Lab, user: &str, test: &Path, jobs: &str, scenarios: &[&str]) -> R
     argv.extend(points.as_deref());
     argv.extend(["RUST_BACKTRACE=0", &test, &threads, "--show-output"]);
     argv.extend(scenarios);
-    run_in(lab, &argv, LIMIT)
+    run_in(lab, &argv, limit)
 }
 
-/// Runs a command in the lab; what it says is printed, its exit code returned.
-pub(crate) fn run_in(lab: &Lab, argv: &[&str], limit: Duration) -> Result<i32> {
+/// Runs a command in the lab.
+pub(crate) fn run_in(lab: &Lab, argv: &[&str], limit: Duration) -> Result<Said> {
     let Output {
         code,
         stdout,
         stderr,
     } = lab.run(argv, limit)?;
-    print!("{}", String::from_utf8_lossy(&stdout));
+    let text = String::from_utf8_lossy(&stdout).into_owned();
+    print!("{text}");
     eprint!("{}", String::from_utf8_lossy(&stderr));
-    Ok(code)
+    Ok(Said { code, text })
 }
 
 fn must_in(lab: &Lab, argv: &[&str]) -> Result<Vec<u8>> {
