@@ -1,6 +1,6 @@
 //! Who may connect, and what a connection may do.
 
-use crate::host::{Host, LIMIT, vm};
+use crate::host::{Host, LIMIT, program, vm};
 use banger_ipc::{Channel, MAX_FRAME};
 use banger_priv::{Answer, RefusalKind, Request};
 use banger_priv_client::Client;
@@ -317,14 +317,14 @@ fn net_s16_a_socket_counts_only_if_it_was_passed_to_this_process() {
 /// P12: closed standard descriptors, no argument, and none to know it by.
 #[test]
 fn p12_started_without_descriptors_or_name_it_says_no_and_ends() {
-    let program = env!("CARGO_BIN_EXE_bangerd-root");
+    let program = program();
     for script in [
         "exec \"$0\" <&- >&- 2>&-",
         "exec \"$0\" --fd 0 <&- >&- 2>&-",
         "exec -a '' \"$0\"",
     ] {
         let status = Command::new("/bin/bash")
-            .args(["-c", script, program])
+            .args(["-c", script, &program])
             .status()
             .unwrap();
         assert_eq!(status.code(), Some(1), "{script}");

@@ -26,6 +26,11 @@ pub(crate) struct Host {
     known: Mutex<Option<State>>,
 }
 
+/// The helper to be tested.
+pub(crate) fn program() -> String {
+    std::env::var("BANGERD_ROOT").unwrap_or_else(|_| env!("CARGO_BIN_EXE_bangerd-root").to_owned())
+}
+
 impl Host {
     /// A host with a running helper.
     pub(crate) fn new() -> Self {
@@ -100,8 +105,7 @@ impl Host {
 
     /// The helper and its directories.
     pub(crate) fn helper_words(&self) -> Vec<String> {
-        let program = std::env::var("BANGERD_ROOT")
-            .unwrap_or_else(|_| env!("CARGO_BIN_EXE_bangerd-root").to_owned());
+        let program = program();
         let path = |name| self.path(name).display().to_string();
         vec![
             program,
