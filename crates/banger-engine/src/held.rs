@@ -147,6 +147,12 @@ impl Held {
         &self.vmm.process().id
     }
 
+    /// See [`crate::Machine::is_alive`].
+    pub(crate) fn is_alive(&self) -> bool {
+        let ended = self.vmm.process().ends_within(Duration::ZERO);
+        !ended.unwrap_or(false)
+    }
+
     /// See [`crate::Machine::kill`].
     pub(crate) async fn kill(&self) -> Result<(), EngineError> {
         self.kill_asked.store(true, Ordering::SeqCst);

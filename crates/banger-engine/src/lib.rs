@@ -118,6 +118,10 @@ pub trait Machine: Send + Sync + fmt::Debug {
     /// Lets them run again.
     async fn resume(&self) -> Result<(), EngineError>;
 
+    /// Whether the VMM's process has not ended. [`Machine::wait`] may tell its end later, when what it
+    /// leaves is removed.
+    fn is_alive(&self) -> bool;
+
     /// Asks the VMM, not its guest, for a sign of life. What keeps it from answering is the error;
     /// one that is stuck may take as long as it likes.
     async fn answers(&self) -> Result<(), EngineError>;

@@ -73,6 +73,10 @@ impl Machine for Unreachable {
         self.refuse("resume")
     }
 
+    fn is_alive(&self) -> bool {
+        self.held.is_alive()
+    }
+
     async fn answers(&self) -> Result<(), EngineError> {
         self.refuse("answer")
     }

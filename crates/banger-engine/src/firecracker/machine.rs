@@ -89,6 +89,10 @@ impl Machine for FirecrackerMachine {
         self.api.resume().await
     }
 
+    fn is_alive(&self) -> bool {
+        self.held.is_alive()
+    }
+
     async fn answers(&self) -> Result<(), EngineError> {
         self.api.version().await.map(drop)
     }

@@ -94,6 +94,10 @@ impl Machine for QemuMachine {
         self.qmp.execute("cont", None).await.map(drop)
     }
 
+    fn is_alive(&self) -> bool {
+        self.held.is_alive()
+    }
+
     async fn answers(&self) -> Result<(), EngineError> {
         self.qmp.execute("query-status", None).await.map(drop)
     }

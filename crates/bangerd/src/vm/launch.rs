@@ -37,6 +37,7 @@ pub(super) async fn launch(
     place: &VmPlace,
 ) -> Result<Arc<dyn Machine>, Refusal> {
     let config = daemon.config().await?;
+    room::check_disk(daemon, record)?;
     room::check_memory(daemon, record, config.engine.huge_pages).await?;
     let engine = daemon.engine(record.plan.network).await?;
     record.engine_kind = engine.kind();

@@ -104,6 +104,19 @@ mod tests {
     }
 
     #[test]
+    fn a_wait_is_neither_cut_nor_stretched_by_a_clock_that_is_set() {
+        let (vm, ended) = ended("always", VmState::Crashed, 5, 4);
+        let retry = retry(&vm, &ended).unwrap();
+        let left = |boot, boot_s, unix_s| retry.left(&moment(boot, boot_s, unix_s)).as_secs();
+        assert_eq!(left("a", 1005, 0), 16);
+        assert_eq!(left("a", 1011, 99_000_000), 10);
+        assert_eq!(left("a", 1021, 0), 0);
+        // After a reboot the clock on the wall is all there is; set back, it makes the wait anew.
+        assert_eq!(left("b", 1, 10), 6);
+        assert_eq!(left("b", 1, 0), 16);
+    }
+
+    #[test]
     fn time_is_up_by_the_clock_that_does_not_jump() {
         let mut vm = record("dev");
         let left = |vm: &VmRecord, now| time_left(vm, &now).map(|left| left.as_secs());

@@ -10,8 +10,9 @@ use super::record::now_unix_ms;
 use super::stats;
 use crate::daemon::Daemon;
 use banger_api::{EventKind, HungView, VmState};
-use banger_engine::{EngineError, Machine, ProcessId, VmmExit, is_stopped};
+use banger_engine::{EngineError, Machine, VmmExit, is_stopped};
 use futures_util::future::BoxFuture;
+use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -34,10 +35,14 @@ const KILLS: &str = "/proc/vmstat";
 /// goes with it, too early to be read.
 const JAILED_KILLS: &str = "/sys/fs/cgroup/banger.slice/memory.events";
 
+/// How many looks back an end is judged from: the kernel counts a process when it kills it, and one
+/// with much memory may take two seconds to be gone.
+const REMEMBERED: usize = 4;
+
 /// What the kernel did for want of memory around the end of a VMM.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Memory {
-    /// It killed something since the last look.
+    /// It killed something within the last seconds.
     RanOut,
     /// It killed nothing.
     Sufficed,
@@ -72,7 +77,6 @@ impl Pulse {
         let kills = Arc::new(Kills::by(counter.into()));
         let watcher = Watcher {
             daemon: Arc::clone(daemon),
-            process: machine.process().clone(),
             machine,
             truth,
             tell,
@@ -108,7 +112,6 @@ const KILL: i32 = 9;
 
 struct Watcher {
     daemon: Arc<Daemon>,
-    process: ProcessId,
     machine: Arc<dyn Machine>,
     truth: watch::Receiver<Snapshot>,
     tell: watch::Sender<Option<HungView>>,
@@ -129,10 +132,13 @@ impl Watcher {
 
     /// What keeps the VMM from answering, if anything does; `None`: that cannot be told now.
     async fn look(&mut self) -> Option<Result<(), String>> {
-        let (process, kills) = (self.process.clone(), Arc::clone(&self.kills));
+        let (machine, kills) = (Arc::clone(&self.machine), Arc::clone(&self.kills));
         let looking = tokio::task::spawn_blocking(move || {
-            kills.note();
-            is_stopped(&process)
+            // What is counted after its end is not to be taken for what was before.
+            if machine.is_alive() {
+                kills.note();
+            }
+            is_stopped(machine.process())
         });
         if looking.await.unwrap_or(false) {
             return Some(Err("its VMM was stopped, by a signal or a debugger".into()));
@@ -205,27 +211,33 @@ fn one_line(error: &EngineError) -> String {
 #[derive(Debug)]
 struct Kills {
     counter: PathBuf,
-    last: Mutex<Option<u64>>,
+    /// What was seen lately, the newest last.
+    seen: Mutex<VecDeque<Option<u64>>>,
 }
 
 impl Kills {
     fn by(counter: PathBuf) -> Self {
         let kills = Self {
             counter,
-            last: Mutex::new(None),
+            seen: Mutex::default(),
         };
         kills.note();
         kills
     }
 
     fn note(&self) {
-        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = self.count();
+        let count = self.count();
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        seen.push_back(count);
+        if seen.len() > REMEMBERED {
+            seen.pop_front();
+        }
     }
 
     fn since(&self) -> Memory {
-        let last = *self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        match (last, self.count()) {
-            (Some(last), Some(now)) if now > last => Memory::RanOut,
+        let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        match (seen.front().copied().flatten(), self.count()) {
+            (Some(then), Some(now)) if now > then => Memory::RanOut,
             (Some(_), Some(_)) => Memory::Sufficed,
             _ => Memory::Unknown,
         }
@@ -242,7 +254,7 @@ mod tests {
     use std::fs;
 
     #[test]
-    fn an_end_is_for_want_of_memory_if_the_kernel_counted_one_since_the_last_look() {
+    fn an_end_is_for_want_of_memory_if_the_kernel_counted_one_lately() {
         let temp = tempfile::tempdir().unwrap();
         let counter = temp.path().join("memory.events");
         let events = |count: u64| fs::write(&counter, format!("oom 9\noom_kill {count}\n"));
@@ -251,7 +263,12 @@ mod tests {
         assert_eq!(kills.since(), Memory::Sufficed);
         events(4).unwrap();
         assert_eq!(kills.since(), Memory::RanOut);
+        // A large one takes a while to die.
         kills.note();
+        assert_eq!(kills.since(), Memory::RanOut);
+        for _ in 0..REMEMBERED {
+            kills.note();
+        }
         assert_eq!(kills.since(), Memory::Sufficed);
         fs::remove_file(&counter).unwrap();
         assert_eq!(kills.since(), Memory::Unknown);

@@ -1,6 +1,7 @@
-//! Whether the host has the memory for one VM more: asked before each start, so that it fails by
-//! name instead of the kernel choosing whom to kill.
+//! Whether the host has room for one VM more: asked before each start, so that it fails by name
+//! instead of the kernel choosing whom to kill, or a full disk whom to end.
 
+use super::create::disk_free;
 use crate::daemon::Daemon;
 use crate::problem::Refusal;
 use crate::vm::record::VmRecord;
@@ -26,6 +27,24 @@ pub(super) async fn check_memory(
     });
     let promised = ByteSize(starting.sum());
     judge(record, available, promised)
+}
+
+/// Refuses a start that would let a VM write to a disk of the host's that is nearly full.
+pub(super) fn check_disk(daemon: &Daemon, record: &VmRecord) -> Result<(), Refusal> {
+    let state = &daemon.dirs().state;
+    let (free, reserve) = (disk_free(state)?, daemon.limits().reserve);
+    if free >= reserve {
+        return Ok(());
+    }
+    let name = record.plan.name.as_str();
+    Err(Refusal::new(
+        ProblemCode::Exhausted,
+        format!(
+            "start VM {name:?}: {free} are free at {}, {reserve} must stay free",
+            state.display()
+        ),
+    )
+    .hint("remove what is not needed: `banger system df` shows what that is"))
 }
 
 fn judge(record: &VmRecord, available: ByteSize, promised: ByteSize) -> Result<(), Refusal> {

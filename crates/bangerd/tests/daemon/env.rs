@@ -28,7 +28,8 @@ pub(crate) struct TestEnv {
     role: Role,
     /// Who does for the daemon what needs root, from the next [`TestEnv::open`] on.
     pub(crate) helper: Option<Helper>,
-    limits: Limits,
+    /// Its limits, from the next [`TestEnv::open`] on.
+    pub(crate) limits: Limits,
     running: Option<Running>,
 }
 

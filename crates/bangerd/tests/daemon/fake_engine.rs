@@ -272,6 +272,10 @@ impl Machine for FakeMachine {
         Ok(())
     }
 
+    fn is_alive(&self) -> bool {
+        self.exit.borrow().is_none()
+    }
+
     async fn answers(&self) -> Result<(), EngineError> {
         let mut is_stuck = self.guest.is_stuck.subscribe();
         is_stuck.wait_for(|is_stuck| !is_stuck).await.unwrap();

@@ -458,14 +458,29 @@ async fn create_refuses_bad_requests_before_anything_is_made() {
         );
     }
     env.assert_nothing_left().await;
-    let full = TestEnv::start_with(Limits {
-        reserve: banger_names::ByteSize(u64::MAX),
-        ..Limits::default()
-    })
-    .await;
-    let refused = full.create("dev", false).await.unwrap_err();
-    assert_eq!(refused.code, ProblemCode::Exhausted);
-    full.assert_nothing_left().await;
+}
+
+#[tokio::test]
+async fn what_must_stay_free_of_the_hosts_disk_stays_and_what_runs_runs_on() {
+    let mut env = TestEnv::start().await;
+    let before = env.create("runs", true).await.unwrap();
+    env.create("idle", false).await.unwrap();
+    env.close().await;
+    env.limits.reserve = ByteSize(u64::MAX);
+    env.open().await;
+    let made = env.create("more", false).await.unwrap_err();
+    let started = env.start_vm("idle").await.unwrap_err();
+    for refused in [made, started] {
+        assert_eq!(refused.code, ProblemCode::Exhausted, "{refused:?}");
+        assert!(refused.message.contains("free"), "{refused:?}");
+        assert!(refused.hint.is_some(), "{refused:?}");
+    }
+    let after = env.get("/v1/vms/runs").await.unwrap();
+    assert_eq!((after.state, after.pid), (VmState::Running, before.pid));
+    for path in ["/v1/vms/idle", "/v1/vms/runs?force=true"] {
+        env.delete(path).await.unwrap();
+    }
+    env.assert_nothing_left().await;
 }
 
 #[tokio::test]
