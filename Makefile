@@ -33,7 +33,7 @@ smoke: packages
 soak: packages
 	cargo xtask soak
 
-# Whatever there is to kill, killed at sampled system calls of whatever is asked, on that host.
+# System calls refused and processes killed, at sampled points of whatever is asked, here and on that host.
 chaos: packages
 	cargo xtask chaos
 

@@ -13,6 +13,8 @@
 )]
 
 mod leftovers;
+pub mod refusal;
+pub mod syscall;
 pub mod terminal;
 
 use rustix::event::{PollFd, PollFlags, poll};
@@ -21,7 +23,7 @@ use serde_json::Value;
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Write};
 use std::os::fd::AsFd;
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
@@ -61,6 +63,27 @@ impl TestEnv {
             symlink(store.join(name), env.root.path().join(name)).unwrap();
         }
         provision(&env);
+        env
+    }
+
+    /// Surroundings with a store of their own, which begins as the shared one is.
+    pub fn apart() -> Self {
+        drop(Self::new());
+        let env = Self::bare();
+        for (dir, left_out) in [("data", ["lock", "tmp"]), ("cache", ["tmp", "tmp"])] {
+            let own = env.join(dir);
+            fs::DirBuilder::new().mode(0o700).create(&own).unwrap();
+            let entries = fs::read_dir(store().join(dir)).unwrap();
+            let paths = entries.map(|entry| entry.unwrap().path());
+            // What is finished there is never written again: it is shared, name by name.
+            let copied = finish(
+                Command::new("cp")
+                    .args(["--archive", "--link", "--target-directory"])
+                    .arg(&own)
+                    .args(paths.filter(|path| !left_out.iter().any(|name| path.ends_with(name)))),
+            );
+            assert_eq!(copied.code, 0, "{copied:#?}");
+        }
         env
     }
 
@@ -202,6 +225,11 @@ impl TestEnv {
         let pid: u32 = text.trim().parse().ok()?;
         let exe = fs::read_link(format!("/proc/{pid}/exe")).ok()?;
         exe.starts_with(&self.dist).then_some(pid)
+    }
+
+    /// What VMs left, a line each, as far as it can be seen from outside.
+    pub fn leftovers(&self) -> Vec<String> {
+        leftovers::of(self)
     }
 
     /// Asserts that no VM left anything: no process, file, socket or row. What is still going

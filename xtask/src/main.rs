@@ -11,6 +11,7 @@ mod build;
 mod chaos;
 mod lab;
 mod lint;
+mod refused;
 mod root_helper;
 mod smoke;
 mod soak;
@@ -33,9 +34,10 @@ cargo xtask CHORE
   lint         formatting, clippy and the rules of ARCHITECTURE.md
   smoke [NAME] the promises on a KVM host: in the lab, by Firecracker (JOBS=4)
   soak         one daemon under many clients and garbage [--short]
-  chaos        the root helper killed, and refused by the kernel, at many system calls of its
-               verbs; then daemon, helper, VMMs, builder and installer killed at many of theirs in
-               whatever is asked, in the lab (BANGER_CHAOS_POINTS=20)
+  chaos        the daemon refused by the kernel at many system calls of all that it is asked
+               (that alone: chaos refused); then, in the lab, the root helper killed, and refused,
+               at many of its verbs', and daemon, helper, VMMs, builder and installer killed at
+               many of theirs in whatever is asked (BANGER_CHAOS_POINTS=20)
   tcb          how large the trusted base is, against its budget
   bench boot   our boot and exec against the raw engine's [--runs N] [--json FILE],
                in the lab by Firecracker with --lab [--lean BANGER_HOME],
@@ -66,7 +68,8 @@ fn dispatch(args: &[&str]) -> Result<ExitCode> {
         ["lint"] => lint::run(),
         ["smoke", filter @ ..] => smoke::run(filter),
         ["soak", args @ ..] => soak::run(args),
-        ["chaos"] => chaos::run(),
+        ["chaos"] => refused::run().and_then(|()| chaos::run()),
+        ["chaos", "refused"] => refused::run(),
         ["tcb"] => tcb::run(),
         [] | ["help" | "-h" | "--help"] => {
             println!("{HELP}");
