@@ -157,4 +157,6 @@ fn sqlite(what: &'static str) -> impl FnOnce(rusqlite::Error) -> StoreError {
 }
 
 #[cfg(test)]
+mod migration_tests;
+#[cfg(test)]
 mod tests;

@@ -4,8 +4,9 @@ use super::{StoreError, sqlite};
 use rusqlite::Connection;
 use std::time::Duration;
 
-/// The schema's steps; the file's `user_version` says how many were taken.
-const STEPS: [&str; 2] = [
+/// The schema's steps; the file's `user_version` says how many were taken. Each has a fixture in
+/// `fixtures/`, a database as it was written then: without one the tests do not build.
+pub(super) const STEPS: [&str; 2] = [
     "
     CREATE TABLE vms (
         id TEXT PRIMARY KEY,

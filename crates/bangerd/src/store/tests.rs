@@ -7,11 +7,11 @@ use banger_names::{Subnet, VmId};
 use std::os::unix::fs::PermissionsExt;
 
 /// The database at `path`, with the VMs' directories beside it.
-fn open(path: &Path) -> Result<Database, StoreError> {
+pub(super) fn open(path: &Path) -> Result<Database, StoreError> {
     Database::open(path, &path.with_file_name("vms"))
 }
 
-fn record(bits: u32, name: &str) -> VmRecord {
+pub(super) fn record(bits: u32, name: &str) -> VmRecord {
     VmRecord::new(
         VmId::from_bits(bits),
         crate::vm::record::tests::record(name).plan,
@@ -159,35 +159,6 @@ async fn parallel_creates_get_addresses_of_their_own_until_none_is_free() {
     database.readdress(&mut first, wider).await.unwrap();
     assert_eq!(first.address.unwrap().to_string(), "10.9.0.2");
     assert!(database.all().await.unwrap().contains(&first));
-}
-
-#[tokio::test]
-async fn a_file_of_the_first_version_is_upgraded_with_its_rows() {
-    let temp = tempfile::tempdir().unwrap();
-    let path = temp.path().join("bangerd.db");
-    let one = record(1, "one");
-    let mut text = serde_json::to_value(&one).unwrap();
-    for key in ["address", "is_helped"] {
-        text.as_object_mut().unwrap().remove(key);
-    }
-    let old = rusqlite::Connection::open(&path).unwrap();
-    old.execute_batch(
-        "CREATE TABLE vms (id TEXT PRIMARY KEY, name TEXT NOT NULL UNIQUE, created_unix_ms INTEGER NOT NULL,
-         generation INTEGER NOT NULL, record TEXT NOT NULL) STRICT; PRAGMA user_version = 1;",
-    )
-    .unwrap();
-    old.execute(
-        "INSERT INTO vms VALUES (?1, 'one', 0, 0, ?2)",
-        (one.id.as_str(), text.to_string()),
-    )
-    .unwrap();
-    drop(old);
-    let database = open(&path).unwrap();
-    assert_eq!(database.all().await.unwrap(), vec![one]);
-    let mut two = record(2, "two");
-    let subnet = Subnet::parse("172.30.0.1/24").unwrap();
-    database.insert(&mut two, Some(subnet)).await.unwrap();
-    assert_eq!(database.all().await.unwrap().len(), 2);
 }
 
 #[tokio::test]
