@@ -6,7 +6,7 @@ use super::layout::{
 };
 use super::owner::OwnerFacts;
 use super::programs::Program;
-use super::steps::{Content, Step};
+use super::steps::{Content, Step, beside};
 use super::units::{MARK, Unit, render};
 use crate::error::CliError;
 use banger_api::{Install, Owner};
@@ -90,10 +90,13 @@ fn record(
     Ok(format!("{MARK}\n{body}"))
 }
 
-/// Every path that an installation writes, in the order in which they are removed.
+/// Every path that an installation writes, one that was killed too, in the order in which they are
+/// removed.
 pub(crate) fn written() -> Vec<PathBuf> {
     let mut paths: Vec<PathBuf> = Unit::ALL.map(|unit| unit.path().into()).to_vec();
     paths.extend([MODULES, UDEV_RULES].map(PathBuf::from));
+    // The others' directories are removed whole.
+    paths.extend(paths.clone().iter().flat_map(|path| beside(path)));
     paths.push(COMMAND.into());
     paths.extend(PROGRAM_NAMES.map(|(name, _)| Path::new(PROGRAMS).join(name)));
     paths.extend([PROGRAMS, RECORD].map(PathBuf::from));

@@ -106,6 +106,18 @@ impl Step {
         }
     }
 
+    /// How a step that is done is undone, if that was by a run that was killed before its end.
+    fn begun(&self, host: &Host) -> Result<Option<Undo>, CliError> {
+        let Self::File { path, .. } = self else {
+            return Ok(None);
+        };
+        let path = host.at(path);
+        let [new, kept] = beside(&path);
+        remove_stale(&new)?;
+        let is_kept = fs::symlink_metadata(&kept).is_ok();
+        Ok(is_kept.then_some(Undo::Restore { path, kept }))
+    }
+
     fn apply(&self, host: &Host) -> Result<Undo, CliError> {
         match self {
             Self::Group(name) => {
@@ -151,10 +163,14 @@ impl<'a> Carried<'a> {
         }
     }
 
-    /// Carries a step out unless it is done already, and says whether it had to.
+    /// Carries a step out unless it is done already, and says whether it had to. What a run that
+    /// was killed did counts as done by this one: what ran before may run still.
     pub(crate) fn carry_out(&mut self, step: &Step) -> Result<bool, CliError> {
         if step.is_done(self.host)? {
-            return Ok(false);
+            let begun = step.begun(self.host)?;
+            let was_begun = begun.is_some();
+            self.undos.extend(begun);
+            return Ok(was_begun);
         }
         self.undos.push(step.apply(self.host)?);
         Ok(true)
@@ -229,23 +245,32 @@ fn make_directory(path: &Path, mode: u32) -> Result<Undo, CliError> {
     Ok(undo)
 }
 
+/// Where the next of a file is written, and where what it was is kept, until all is done.
+pub(crate) fn beside(path: &Path) -> [PathBuf; 2] {
+    ["new", "old"].map(|mark| {
+        let mut name = std::ffi::OsString::from(format!(".banger-{mark}-"));
+        name.push(path.file_name().unwrap_or_default());
+        path.with_file_name(name)
+    })
+}
+
+fn remove_stale(path: &Path) -> Result<(), CliError> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(CliError::io(format!("remove {path:?}"), &error))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Writes a file under another name and moves it to its place: a program that runs keeps what it
 /// was started from. What was there is kept beside it until all is done.
 fn replace(path: &Path, content: &Content, mode: u32) -> Result<Undo, CliError> {
     let failed = |source| CliError::io(format!("write {path:?}"), &source);
-    let beside = |mark: &str| {
-        let mut name = std::ffi::OsString::from(format!(".banger-{mark}-"));
-        name.push(path.file_name().unwrap_or_default());
-        path.with_file_name(name)
-    };
-    let (new, kept) = (beside("new"), beside("old"));
+    let [new, kept] = beside(path);
     // What a run that was killed left.
-    for stale in [&new, &kept] {
-        match fs::remove_file(stale) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
-            _ => {}
-        }
-    }
+    remove_stale(&new)?;
+    remove_stale(&kept)?;
     let undo = match fs::hard_link(path, &kept) {
         Ok(()) => Undo::Restore {
             path: path.to_owned(),

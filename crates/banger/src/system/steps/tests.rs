@@ -99,3 +99,32 @@ fn what_a_killed_run_left_is_in_nobodys_way() {
     carried.keep().unwrap();
     assert_eq!(picture(temp.path()).len(), 1);
 }
+
+#[test]
+fn what_a_killed_run_did_is_done_by_the_next_which_can_undo_it() {
+    let temp = tempfile::tempdir().unwrap();
+    let put = |name: &str, text: &str| std::fs::write(temp.path().join(name), text).unwrap();
+    let (host, _) = host(temp.path());
+    let step = Step::File {
+        path: "/unit".into(),
+        content: Content::Text("new\n".into()),
+        mode: 0o644,
+    };
+    put("unit", "new\n");
+    put(".banger-old-unit", "old\n");
+    put(".banger-new-unit", "ha");
+    let mut carried = Carried::none(&host);
+    assert!(carried.carry_out(&step).unwrap());
+    assert_eq!(carried.undo(), Vec::<String>::new());
+    assert_eq!(picture(temp.path()).len(), 1);
+    let text = std::fs::read_to_string(temp.path().join("unit")).unwrap();
+    assert_eq!(text, "old\n");
+
+    put("unit", "new\n");
+    put(".banger-old-unit", "old\n");
+    let mut carried = Carried::none(&host);
+    assert!(carried.carry_out(&step).unwrap());
+    carried.keep().unwrap();
+    assert!(!Carried::none(&host).carry_out(&step).unwrap());
+    assert_eq!(picture(temp.path()).len(), 1);
+}
