@@ -3,8 +3,8 @@
 
 use super::tracer::{Traced, Tracer};
 use super::vms::soon_none;
-use super::{Row, spread};
-use crate::{HOME, OWNER, as_owner, run};
+use super::{MANY, Row, points, spread};
+use crate::{HOME, OWNER, as_owner, as_root, run};
 use e2e::Outcome;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -15,9 +15,8 @@ use std::path::Path;
 const ARCHIVE: &str = "/home/dev/small.tar";
 /// Where the owner's builder has its lock: this owner is not logged in.
 const LOCK: &str = "/tmp/banger-runtime-1000/builder/bangerd.lock";
-const IMAGES: &str = "/var/lib/banger/data/images";
 
-pub(super) fn killed(points: usize) -> Row {
+pub(super) fn killed() -> Row {
     // It is never booted: enough that it is a file system's.
     let small = ["bin", "etc/os-release", "etc/passwd", "usr/bin/env"];
     as_owner(&[&["tar", "-C", "/", "-cf", ARCHIVE][..], &small].concat());
@@ -28,7 +27,7 @@ pub(super) fn killed(points: usize) -> Row {
     let whole = tracer.end();
     clear(&before);
     let mut row = Row::new("image import", "builder", whole);
-    for at in spread(whole, points) {
+    for at in spread(whole, points(MANY)) {
         let tracer = Tracer::of(builder, Some(at), Vec::new());
         let done = import();
         let traced = tracer.end();
@@ -100,7 +99,7 @@ fn clear(before: &[String]) -> Vec<String> {
     if let Some(builder) = builder() {
         kill(Pid::from_raw(builder), Signal::SIGTERM).ok();
     }
-    run(OWNER, &["banger", "image", "rm", "small"]);
+    run(OWNER, &["banger", "image", "rm", "--yes", "small"]);
     soon_none(|| {
         let mut left = directories();
         left.retain(|path| !before.contains(path));
@@ -111,15 +110,8 @@ fn clear(before: &[String]) -> Vec<String> {
 
 /// What images and half-made ones have.
 fn directories() -> Vec<String> {
-    let entries = |dir: &str| {
-        let entries = fs::read_dir(dir).into_iter().flatten().flatten();
-        let paths = entries.map(|entry| entry.path().display().to_string());
-        paths.collect::<Vec<_>>()
-    };
-    let scratch = ["/var/lib/banger/data/tmp", "/var/cache/banger/tmp", "/tmp"];
-    [IMAGES]
-        .iter()
-        .chain(&scratch)
-        .flat_map(|dir| entries(dir))
-        .collect()
+    let look = "ls -d /var/lib/banger/data/images/* /var/lib/banger/data/tmp/* \
+        /var/cache/banger/tmp/* /tmp/banger-scratch-* 2>/dev/null; true";
+    let said = as_root(&["sh", "-c", look]);
+    said.lines().map(str::to_owned).collect()
 }

@@ -3,7 +3,7 @@
 
 use super::tracer::{Traced, Tracer};
 use super::vms::{main_process, soon_none};
-use super::{Row, spread};
+use super::{MANY, Row, SOME, points, spread};
 use crate::{OWNER, as_owner, as_root, command, run};
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -30,22 +30,22 @@ true";
 const HALF: &str = "find /etc /usr/lib/banger /usr/local/bin -name '.banger-*'";
 
 /// Each with the program that does it killed.
-pub(super) fn killed(points: usize) -> Vec<Row> {
+pub(super) fn killed() -> Vec<Row> {
     let rows = vec![
-        sample("system install", points, purge, INSTALL),
-        sample("system upgrade", points, put_other, INSTALL),
-        sample("system uninstall", points, install, UNINSTALL),
+        sample("system install", MANY, purge, INSTALL),
+        sample("system upgrade", SOME, put_other, INSTALL),
+        sample("system uninstall", SOME, install, UNINSTALL),
     ];
     fs::remove_dir_all(OTHER).unwrap();
     rows
 }
 
-fn sample(name: &'static str, points: usize, before: fn(), asked: &str) -> Row {
+fn sample(name: &'static str, often: usize, before: fn(), asked: &str) -> Row {
     before();
     let (code, whole) = asked_with(asked, None);
     assert_eq!(code, 0, "{name}");
     let mut row = Row::new(name, "itself", whole);
-    for (nth, at) in spread(whole, points).enumerate() {
+    for (nth, at) in spread(whole, points(often)).enumerate() {
         before();
         let (code, traced) = asked_with(asked, Some(at));
         let mut lost = Vec::new();

@@ -1,7 +1,7 @@
 //! What is done with VMs, while the daemon, the helper, both or the VMM is killed.
 
 use super::tracer::{Traced, Tracer};
-use super::{Row, spread};
+use super::{MANY, Row, SOME, points, spread};
 use crate::remains::{remains, remains_with_files};
 use crate::{OWNER, as_owner, as_root, inspect, run};
 use e2e::{Outcome, eventually};
@@ -44,6 +44,7 @@ struct Operation {
     before: Stands,
     after: Stands,
     victims: &'static [Victim],
+    points: usize,
 }
 
 const ALL: &[Victim] = &[Daemon, Helper, Both, Vmm];
@@ -55,6 +56,7 @@ const OPERATIONS: [Operation; 6] = [
         before: Stands::Nowhere,
         after: Stands::Nowhere,
         victims: ALL,
+        points: MANY,
     },
     Operation {
         name: "create --start",
@@ -62,6 +64,7 @@ const OPERATIONS: [Operation; 6] = [
         before: Stands::Nowhere,
         after: Stands::Runs,
         victims: ALL,
+        points: SOME,
     },
     Operation {
         name: "start",
@@ -69,6 +72,7 @@ const OPERATIONS: [Operation; 6] = [
         before: Stands::Made,
         after: Stands::Runs,
         victims: ALL,
+        points: MANY,
     },
     Operation {
         name: "stop",
@@ -76,6 +80,7 @@ const OPERATIONS: [Operation; 6] = [
         before: Stands::Runs,
         after: Stands::Ended,
         victims: ALL,
+        points: SOME,
     },
     Operation {
         name: "rm --force",
@@ -83,6 +88,7 @@ const OPERATIONS: [Operation; 6] = [
         before: Stands::Runs,
         after: Stands::Nowhere,
         victims: ALL,
+        points: SOME,
     },
     Operation {
         name: "prune",
@@ -90,11 +96,12 @@ const OPERATIONS: [Operation; 6] = [
         before: Stands::Ended,
         after: Stands::Nowhere,
         victims: &[Daemon, Helper, Both],
+        points: MANY,
     },
 ];
 
 /// Every operation with every victim.
-pub(super) fn killed(points: usize) -> Vec<Row> {
+pub(super) fn killed() -> Vec<Row> {
     as_owner(&["banger", "vm", "create", "--name", BESIDE, "--start"]);
     let beside = inspect(BESIDE);
     let mut rows = Vec::new();
@@ -103,7 +110,7 @@ pub(super) fn killed(points: usize) -> Vec<Row> {
         clear(&beside);
         for (nth, victim) in operation.victims.iter().enumerate() {
             let seen = whole[if *victim == Both { 0 } else { nth }];
-            let share = (points + nth) / operation.victims.len();
+            let share = (points(operation.points) + nth) / operation.victims.len();
             let mut row = Row::new(operation.name, name_of(*victim), seen);
             for at in spread(seen, share) {
                 strike(&mut row, operation, *victim, at, &beside);
