@@ -15,6 +15,8 @@ mod chaos;
 mod remains;
 #[path = "installed/snapshots.rs"]
 mod snapshots;
+#[path = "installed/watched.rs"]
+mod watched;
 
 use e2e::{Outcome, eventually, finish};
 use remains::remains;
@@ -50,6 +52,7 @@ fn an_installation_serves_its_owner_survives_its_services_and_leaves_nothing() {
     );
     chapter("stopped and removed", stopped_and_removed);
     chapter("every day", every_day);
+    chapter("seen for what it is", watched::seen_for_what_it_is);
     chapter("a root of its own", snapshots::a_root_of_its_own);
     chapter("bounded", snapshots::bounded);
     chapter("uninstalled", uninstalled);

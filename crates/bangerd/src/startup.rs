@@ -35,6 +35,9 @@ const BUILDER_IDLE: Duration = Duration::from_secs(60);
 /// How long clients that had connected when an idle daemon hid its socket may take to be seen.
 const LAST_CALL: Duration = Duration::from_millis(100);
 
+/// How often the log is looked at.
+const LOG_EVERY: Duration = Duration::from_secs(60);
+
 /// How many files a daemon may have open: as `LimitNOFILE` in its unit.
 const OPEN_FILES: u64 = 65_536;
 
@@ -220,6 +223,7 @@ async fn serve(role: Role, dirs: Dirs) -> Result<(), StartError> {
     let mut terminate = signal(SignalKind::terminate()).map_err(|e| io("catch signals for", e))?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(|e| io("catch signals for", e))?;
     let config_path = dirs.config.clone();
+    let log = dirs.daemon_log();
     let daemon = open(Options::new(role, dirs)).await?;
     let listener = bind(&socket)?;
     let stop = CancellationToken::new();
@@ -227,6 +231,7 @@ async fn serve(role: Role, dirs: Dirs) -> Result<(), StartError> {
     announce_ready();
     notify::tell(notify::State::Ready);
     let alive = tokio::spawn(stay_alive(notify::alive_every()));
+    let capped = tokio::spawn(keep_small(log));
     // Looked for ahead of the first run. What fails here is told to whoever needs it.
     let ahead = Arc::clone(&daemon);
     drop(tokio::spawn(async move {
@@ -262,6 +267,7 @@ async fn serve(role: Role, dirs: Dirs) -> Result<(), StartError> {
         tracing::error!(%error, "the server failed");
     }
     alive.abort();
+    capped.abort();
     Ok(())
 }
 
@@ -272,6 +278,16 @@ async fn stay_alive(every: Option<Duration>) {
     loop {
         tick.tick().await;
         notify::tell(notify::State::Alive);
+    }
+}
+
+/// Cuts the log of a daemon that runs for long.
+async fn keep_small(log: PathBuf) {
+    loop {
+        tokio::time::sleep(LOG_EVERY).await;
+        let log = log.clone();
+        // It logs what fails itself.
+        let _done = tokio::task::spawn_blocking(move || cap_log(&log)).await;
     }
 }
 
@@ -373,7 +389,7 @@ fn announce_ready() {
     }
 }
 
-/// Puts the log of former daemons aside when it has grown. Standard error is open on it in
+/// Puts the log aside when it has grown. Standard error is open on it in
 /// append mode if the command line started us, so it is copied and cut, not renamed.
 fn cap_log(path: &Path) {
     let Ok(meta) = std::fs::symlink_metadata(path) else {
@@ -392,7 +408,7 @@ fn cap_log(path: &Path) {
             .set_len(0)
     });
     if let Err(error) = cut {
-        // The subscriber is not there yet.
+        // The subscriber may not be there yet.
         let _written = writeln!(std::io::stderr(), "bangerd: cut the log: {error}");
     }
 }
