@@ -39,6 +39,9 @@ const JAILED_KILLS: &str = "/sys/fs/cgroup/banger.slice/memory.events";
 /// with much memory may take two seconds to be gone.
 const REMEMBERED: usize = 4;
 
+/// How long a VMM that uses CPU time meanwhile may take to answer: its host may be busy.
+const WORKS_ON: Duration = Duration::from_secs(5);
+
 /// What the kernel did for want of memory around the end of a VMM.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Memory {
@@ -116,54 +119,70 @@ struct Watcher {
     truth: watch::Receiver<Snapshot>,
     tell: watch::Sender<Option<HungView>>,
     kills: Arc<Kills>,
-    /// A question that was not answered yet. Another one would have to wait behind it.
-    asking: Option<BoxFuture<'static, Result<(), EngineError>>>,
+    /// A question that was not answered yet, and when it was asked. Another one would have to wait behind it.
+    asking: Option<(Instant, Answer)>,
 }
+
+/// A VMM's answer to come.
+type Answer = BoxFuture<'static, Result<(), EngineError>>;
 
 impl Watcher {
     async fn run(mut self) {
         loop {
+            // What cannot be told now has been waited for already.
             if let Some(finding) = self.look().await {
                 self.note(finding);
+                tokio::time::sleep(EVERY).await;
             }
-            tokio::time::sleep(EVERY).await;
         }
     }
 
     /// What keeps the VMM from answering, if anything does; `None`: that cannot be told now.
     async fn look(&mut self) -> Option<Result<(), String>> {
         let (machine, kills) = (Arc::clone(&self.machine), Arc::clone(&self.kills));
+        let record = Arc::clone(&self.truth.borrow().record);
+        let is_running = record.state == VmState::Running;
         let looking = tokio::task::spawn_blocking(move || {
             // What is counted after its end is not to be taken for what was before.
             if machine.is_alive() {
                 kills.note();
             }
-            is_stopped(machine.process())
+            (is_stopped(machine.process()), stats::cpu_used(&record))
         });
-        if looking.await.unwrap_or(false) {
+        let (is_stopped, cpu) = looking.await.unwrap_or_default();
+        if is_stopped {
             return Some(Err("its VMM was stopped, by a signal or a debugger".into()));
         }
         // One that boots is not to be disturbed, one that powers off may not answer; both have
         // a deadline of their own.
-        if self.truth.borrow().record.state != VmState::Running {
+        if !is_running {
             return Some(Ok(()));
         }
-        self.ask().await
+        self.ask(cpu).await
     }
 
-    async fn ask(&mut self) -> Option<Result<(), String>> {
+    /// Asks for a sign of life; `cpu` is the CPU time that the VMM has used so far.
+    async fn ask(&mut self, cpu: Option<u64>) -> Option<Result<(), String>> {
         let machine = Arc::clone(&self.machine);
-        let asking = self
-            .asking
-            .get_or_insert_with(|| Box::pin(async move { machine.answers().await }));
-        let began = Instant::now();
-        match tokio::time::timeout(LIMIT, asking).await {
-            Ok(answer) => {
-                self.asking = None;
-                Some(answer.map_err(|error| one_line(&error)))
+        let (asked, asking) = self.asking.get_or_insert_with(|| {
+            let answer: Answer = Box::pin(async move { machine.answers().await });
+            (Instant::now(), answer)
+        });
+        let (asked, began) = (*asked, Instant::now());
+        if let Ok(answer) = tokio::time::timeout(LIMIT, asking).await {
+            self.asking = None;
+            return Some(answer.map_err(|error| one_line(&error)));
+        }
+        let is_late = began.elapsed() > LIMIT + LATE;
+        let record = Arc::clone(&self.truth.borrow().record);
+        let now = tokio::task::spawn_blocking(move || stats::cpu_used(&record)).await;
+        let works = cpu.is_some_and(|before| now.ok().flatten().is_some_and(|now| now > before));
+        match (is_late, works) {
+            (_, true) if asked.elapsed() >= WORKS_ON => {
+                Some(Err("its VMM works and does not answer".into()))
             }
-            Err(_) if began.elapsed() > LIMIT + LATE => None,
-            Err(_) => Some(Err("its VMM does not answer".into())),
+            (true, _) | (_, true) => None,
+            (false, false) => Some(Err("its VMM does not answer".into())),
         }
     }
 

@@ -2,6 +2,7 @@
 
 use super::handle::VmHandle;
 use super::place::VmPlace;
+use super::record::VmRecord;
 use crate::files::read_small;
 use banger_api::{Dirs, NetworkMode, StatsView};
 use banger_names::ByteSize;
@@ -21,9 +22,7 @@ pub(crate) fn read(dirs: &Dirs, vm: &VmHandle) -> Option<StatsView> {
     let io = proc("io")
         .and_then(|text| Some((field(&text, "read_bytes:")?, field(&text, "write_bytes:")?)))
         .or_else(|| group("io.stat").map(|text| sum_io(&text)));
-    let cpu = proc("stat")
-        .and_then(|text| cpu_ns(&text, rustix::param::clock_ticks_per_second()))
-        .or_else(|| field(&group("cpu.stat")?, "usage_usec ")?.checked_mul(1000));
+    let cpu = cpu_used(&record);
     let resident = proc("status")
         .and_then(|text| memory(&text))
         .or_else(|| group_memory(&group("memory.current")?, group("hugetlb.2MB.current")));
@@ -57,6 +56,18 @@ pub(crate) fn read(dirs: &Dirs, vm: &VmHandle) -> Option<StatsView> {
         net_received: net("tx_bytes"),
         net_sent: net("rx_bytes"),
     })
+}
+
+/// The CPU time that the VM's VMM has used, in nanoseconds.
+pub(super) fn cpu_used(record: &VmRecord) -> Option<u64> {
+    let pid = record.process.as_ref()?.pid;
+    let scope = record.last_start()?.scope();
+    read_proc(&format!("/proc/{pid}/stat"))
+        .and_then(|text| cpu_ns(&text, rustix::param::clock_ticks_per_second()))
+        .or_else(|| {
+            let text = read_proc(&format!("/sys/fs/cgroup/banger.slice/{scope}/cpu.stat"))?;
+            field(&text, "usage_usec ")?.checked_mul(1000)
+        })
 }
 
 /// How many processes the kernel has killed for want of memory, as this file of its counts them:
