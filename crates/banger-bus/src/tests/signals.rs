@@ -123,6 +123,7 @@ fn start_scope_sends_what_it_was_told() {
                     list.align(8).unwrap();
                     u64::from_le_bytes(list.take(8).unwrap().try_into().unwrap()).to_string()
                 }
+                "b" => list.u32().unwrap().to_string(),
                 "au" => list.array(4).unwrap().u32().unwrap().to_string(),
                 "a(ss)" => {
                     let mut rules = list.array(8).unwrap();
@@ -151,6 +152,7 @@ fn start_scope_sends_what_it_was_told() {
             "MemorySwapMax=0",
             "TasksMax=64",
             "CPUQuotaPerSecUSec=1000000",
+            "IOAccounting=1",
             "DeviceAllow=/dev/char/10:232 rwm",
             "PIDs=4242",
         ]

@@ -13,7 +13,7 @@ use banger_api::{EventKind, HungView, VmState};
 use banger_engine::{EngineError, Machine, VmmExit, is_stopped};
 use futures_util::future::BoxFuture;
 use std::collections::VecDeque;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
@@ -29,7 +29,7 @@ const LIMIT: Duration = Duration::from_millis(800);
 const LATE: Duration = Duration::from_millis(200);
 
 /// Where the kernel counts what it killed for want of memory: all on this host.
-const KILLS: &str = "/proc/vmstat";
+const ALL_KILLS: &str = "/proc/vmstat";
 
 /// The same, of jailed VMMs only, of which each has a group of its own beneath this one. Its own
 /// goes with it, too early to be read.
@@ -76,8 +76,11 @@ impl Pulse {
     ) -> Self {
         let (tell, found) = watch::channel(None);
         let is_jailed = daemon.jail(&truth.borrow().record).is_some();
-        let counter = if is_jailed { JAILED_KILLS } else { KILLS };
-        let kills = Arc::new(Kills::by(counter.into()));
+        let counter = match is_jailed {
+            true => Counter::File(JAILED_KILLS.into()),
+            false => Counter::GroupOf(machine.process().pid),
+        };
+        let kills = Arc::new(Kills::by(counter));
         let watcher = Watcher {
             daemon: Arc::clone(daemon),
             machine,
@@ -229,13 +232,55 @@ fn one_line(error: &EngineError) -> String {
 /// The kernel's count of processes that it killed for want of memory, as it was lately.
 #[derive(Debug)]
 struct Kills {
-    counter: PathBuf,
-    /// What was seen lately, the newest last.
-    seen: Mutex<VecDeque<Option<u64>>>,
+    counter: Counter,
+    /// What was seen lately and where, the newest last.
+    seen: Mutex<VecDeque<(PathBuf, Option<u64>)>>,
+}
+
+/// Who counts.
+#[derive(Debug)]
+enum Counter {
+    /// This file.
+    File(PathBuf),
+    /// The control group that this process is in.
+    GroupOf(i32),
+}
+
+impl Counter {
+    fn path(&self) -> PathBuf {
+        match self {
+            Self::File(path) => path.clone(),
+            Self::GroupOf(pid) => {
+                let groups = std::fs::read_to_string(format!("/proc/{pid}/cgroup"));
+                let group = groups.ok().and_then(|groups| group_file(&groups));
+                group.unwrap_or_else(|| ALL_KILLS.into())
+            }
+        }
+    }
+}
+
+/// The file that counts for a process of these groups, as `/proc/PID/cgroup` shows them: of version 1's
+/// memory controller, or of the nearest group of version 2 that has one.
+fn group_file(groups: &str) -> Option<PathBuf> {
+    let tree = Path::new("/sys/fs/cgroup");
+    let mut lines = groups.lines().filter_map(|line| {
+        let (controllers, path) = line.split_once(':')?.1.split_once(':')?;
+        Some((controllers, path.trim_start_matches('/')))
+    });
+    let (controllers, path) = lines.find(|(controllers, _)| {
+        let mut named = controllers.split(',');
+        controllers.is_empty() || named.any(|name| name == "memory")
+    })?;
+    if !controllers.is_empty() {
+        return Some(tree.join("memory").join(path).join("memory.oom_control"));
+    }
+    let group = tree.join(path);
+    let mut files = group.ancestors().map(|dir| dir.join("memory.events"));
+    files.find(|file| file.is_file())
 }
 
 impl Kills {
-    fn by(counter: PathBuf) -> Self {
+    fn by(counter: Counter) -> Self {
         let kills = Self {
             counter,
             seen: Mutex::default(),
@@ -245,25 +290,27 @@ impl Kills {
     }
 
     fn note(&self) {
-        let count = self.count();
+        let path = self.counter.path();
+        let count = stats::oom_kills(&path);
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        seen.push_back(count);
+        seen.push_back((path, count));
         if seen.len() > REMEMBERED {
             seen.pop_front();
         }
     }
 
+    /// Compares with what was seen in the same place: a process may be moved.
     fn since(&self) -> Memory {
         let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        match (seen.front().copied().flatten(), self.count()) {
+        let Some((path, _)) = seen.back() else {
+            return Memory::Unknown;
+        };
+        let then = seen.iter().find(|(other, _)| other == path);
+        match (then.and_then(|(_, count)| *count), stats::oom_kills(path)) {
             (Some(then), Some(now)) if now > then => Memory::RanOut,
             (Some(_), Some(_)) => Memory::Sufficed,
             _ => Memory::Unknown,
         }
-    }
-
-    fn count(&self) -> Option<u64> {
-        stats::oom_kills(&self.counter)
     }
 }
 
@@ -278,7 +325,7 @@ mod tests {
         let counter = temp.path().join("memory.events");
         let events = |count: u64| fs::write(&counter, format!("oom 9\noom_kill {count}\n"));
         events(3).unwrap();
-        let kills = Kills::by(counter.clone());
+        let kills = Kills::by(Counter::File(counter.clone()));
         assert_eq!(kills.since(), Memory::Sufficed);
         events(4).unwrap();
         assert_eq!(kills.since(), Memory::RanOut);
@@ -291,5 +338,17 @@ mod tests {
         assert_eq!(kills.since(), Memory::Sufficed);
         fs::remove_file(&counter).unwrap();
         assert_eq!(kills.since(), Memory::Unknown);
+    }
+
+    #[test]
+    fn a_process_is_counted_where_its_memory_is() {
+        let one = "9:name=systemd:/\n4:cpu,memory:/a/b\n0::/\n";
+        assert_eq!(
+            group_file(one).unwrap().to_str(),
+            Some("/sys/fs/cgroup/memory/a/b/memory.oom_control")
+        );
+        // No group of that name, and none above it that counts: nobody does.
+        assert_eq!(group_file("0::/no-such-group\n"), group_file("0::/\n"));
+        assert_eq!(group_file("garbage"), None);
     }
 }
