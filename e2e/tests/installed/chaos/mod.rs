@@ -15,7 +15,7 @@ use tracer::Traced;
 
 /// How often for each operation, unless it is said.
 const MANY: usize = 20;
-const SOME: usize = 12;
+const SOME: usize = 8;
 
 #[test]
 fn vms_are_as_they_were_said_to_be_whatever_is_killed() {
