@@ -161,7 +161,9 @@ fn net_clear_nat_fault_at_any_step_leaves_what_the_next_one_takes() {
 }
 
 /// The system calls by which resolved is told, and which change the ledger.
-const RESOLVER_CALLS: [&str; 6] = ["socket", "connect", "write", "read", "renameat", "openat2"];
+const RESOLVER_CALLS: [&str; 7] = [
+    "socket", "connect", "sendto", "recvfrom", "write", "renameat", "openat2",
+];
 
 fn route() -> Request {
     Request::SyncResolverRouting(banger_priv::ResolverRouting { port: 8053 })
