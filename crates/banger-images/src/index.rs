@@ -13,6 +13,8 @@ use std::path::Path;
 /// The version of the format that this program writes and reads.
 const VERSION: u32 = 1;
 const FILE: &str = "index.json";
+/// What it is written as before it takes its place.
+const NEW: &str = "index.json.new";
 
 /// Names to contents.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -71,7 +73,18 @@ impl Index {
     /// directory. The caller holds the store's lock.
     pub(crate) fn replace(&self, data: &Path) -> Result<(), ImagesError> {
         let text = serde_json::to_vec_pretty(self).expect("an index has only string keys");
-        write_durably(&data.join("index.json.new"), &data.join(FILE), &text)
+        write_durably(&data.join(NEW), &data.join(FILE), &text)
+    }
+
+    /// Removes one that a dead process did not put in its place. The caller holds the store's lock.
+    pub(crate) fn remove_unfinished(data: &Path) -> Result<(), ImagesError> {
+        let path = data.join(NEW);
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(ImagesError::io("remove", &path)(error))
+            }
+            _ => Ok(()),
+        }
     }
 }
 

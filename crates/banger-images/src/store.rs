@@ -71,6 +71,7 @@ impl Store {
         let mut dead = claim_dead(&store.data.join("tmp"))?;
         dead.extend(claim_dead(&store.cache.join("tmp"))?);
         store.remove_unnamed_kernels()?;
+        Index::remove_unfinished(&store.data)?;
         drop(lock);
         // Each is ours alone now; removing may take a while and needs no lock.
         drop(dead);
