@@ -78,9 +78,15 @@ impl VmPlace {
         remove_tree(&self.run)
     }
 
-    /// Removes the state directory, if it is there.
+    /// Removes the state directory, if it is there, for good: whoever deletes the row next must not
+    /// have it on the disk before this, or a loss of power leaves a directory that nobody knows.
     pub(crate) fn remove_state(&self) -> io::Result<()> {
-        remove_tree(&self.state)
+        remove_tree(&self.state)?;
+        match self.state.parent().map(std::fs::File::open) {
+            Some(Ok(root)) => root.sync_all(),
+            Some(Err(error)) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
     }
 
     /// What the disk takes on the host.
