@@ -16,6 +16,7 @@ mod strays;
 use crate::daemon::Daemon;
 use crate::network;
 use crate::problem::Refusal;
+use crate::ssh;
 use crate::store::StoreError;
 use crate::store::copies::{self, Orphan};
 use crate::vm::driver::Driver;
@@ -97,7 +98,12 @@ pub(crate) async fn reconcile(daemon: &Arc<Daemon>) -> Result<(), Refusal> {
         return Ok(());
     }
     let dirs = daemon.dirs().clone();
-    let swept = tokio::task::spawn_blocking(move || sweep(&place::run_root(&dirs), &known));
+    let swept = tokio::task::spawn_blocking(move || {
+        sweep(&place::run_root(&dirs), &known);
+        if let Err(error) = ssh::remove_unfinished(&dirs) {
+            tracing::error!(%error, "remove a file of known hosts that was not finished");
+        }
+    });
     swept
         .await
         .map_err(|error| Refusal::internal("sweep what nobody knows", &error))

@@ -8,7 +8,7 @@ use crate::files::read_small;
 use crate::problem::Refusal;
 use crate::vm::handle::VmHandle;
 use crate::vm::place::VmPlace;
-use banger_api::{ProblemCode, SshView};
+use banger_api::{Dirs, ProblemCode, SshView};
 use banger_guest::request::Ssh;
 use std::io::Write;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
@@ -126,19 +126,15 @@ fn public_of(key: &Path) -> PathBuf {
     path.into()
 }
 
-/// Makes an ed25519 key at `path` (0600) unless both its files exist. Half a pair is made anew.
+/// Makes an ed25519 key at `path` (0600), which is on the disk then, unless there is a whole one. What
+/// is less, as a loss of power leaves it, is made anew.
 fn make_key(path: &Path, comment: &str) -> Result<(), Refusal> {
     let public = public_of(path);
-    if path.exists() && public.exists() {
+    if is_whole(path, "PRIVATE KEY-----\n") && is_whole(&public, "\n") {
         return Ok(());
     }
     for half in [path, &public] {
-        match std::fs::remove_file(half) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                return Err(Refusal::io(format!("replace {half:?}"), &error));
-            }
-            _ => {}
-        }
+        remove_if_there(half).map_err(|error| Refusal::io(format!("replace {half:?}"), &error))?;
     }
     let Some(program) = keygen() else {
         return Err(Refusal::new(
@@ -155,6 +151,13 @@ fn make_key(path: &Path, comment: &str) -> Result<(), Refusal> {
         .output()
         .map_err(|error| Refusal::io("run ssh-keygen", &error))?;
     if made.status.success() {
+        // Whoever is let in by it knows it: it must still be the one tomorrow.
+        let dir = path.parent().unwrap_or(path);
+        for written in [path, &public, dir] {
+            std::fs::File::open(written)
+                .and_then(|file| file.sync_all())
+                .map_err(|error| Refusal::io(format!("write {written:?} through"), &error))?;
+        }
         return Ok(());
     }
     let mut refusal = Refusal::new(
@@ -172,14 +175,38 @@ fn make_key(path: &Path, comment: &str) -> Result<(), Refusal> {
     Err(refusal)
 }
 
-/// Replaces a file (0600) in one step.
-fn replace(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+/// Whether half a key pair is there to its last line's end. One that cannot be read is left to
+/// whoever wants to read it.
+fn is_whole(path: &Path, end: &str) -> bool {
+    match read_small(path, MAX_KEY) {
+        Ok(text) => text.ends_with(end),
+        Err(error) => error.kind() != std::io::ErrorKind::NotFound,
+    }
+}
+
+/// Removes what a dead daemon has written but not put in its place. Blocks.
+pub(crate) fn remove_unfinished(dirs: &Dirs) -> std::io::Result<()> {
+    remove_if_there(&new_of(&dirs.known_hosts()))
+}
+
+/// What a file is written as before it takes its place.
+fn new_of(path: &Path) -> PathBuf {
     let mut new = path.as_os_str().to_owned();
     new.push(".new");
-    match std::fs::remove_file(&new) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
-        _ => {}
+    new.into()
+}
+
+fn remove_if_there(path: &Path) -> std::io::Result<()> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
     }
+}
+
+/// Replaces a file (0600) in one step.
+fn replace(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    let new = new_of(path);
+    remove_if_there(&new)?;
     let mut file = std::fs::OpenOptions::new()
         .write(true)
         .create_new(true)
@@ -210,6 +237,16 @@ mod tests {
         assert_eq!(std::fs::read(&key).unwrap(), first);
         std::fs::remove_file(public_of(&key)).unwrap();
         make_key(&key, "x").unwrap();
-        assert_ne!(std::fs::read(&key).unwrap(), first);
+        let second = std::fs::read(&key).unwrap();
+        assert_ne!(second, first);
+        // Its comment is no part of what it is.
+        make_key(&key, "another").unwrap();
+        assert_eq!(std::fs::read(&key).unwrap(), second);
+        // What a power cut makes of a file that was not written through.
+        for half in [&key, &public_of(&key)] {
+            std::fs::write(half, "").unwrap();
+            make_key(&key, "x").unwrap();
+            assert!(is_whole(half, "\n"), "{half:?}");
+        }
     }
 }
