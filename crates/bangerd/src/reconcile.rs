@@ -25,6 +25,7 @@ use crate::vm::record::VmRecord;
 use banger_api::{EventKind, VmState};
 use banger_engine::{EngineError, EngineKind, Machine};
 use banger_names::{ByteSize, VmId, VmName, VmRef};
+use futures_util::stream::{self, StreamExt};
 use std::collections::HashSet;
 use std::path::Path;
 use std::sync::Arc;
@@ -32,6 +33,9 @@ use std::time::Duration;
 
 /// How long a VMM may take to answer when it is taken over.
 const ADOPT_LIMIT: Duration = Duration::from_secs(30);
+
+/// How many VMs are brought into line at once.
+const AT_ONCE: usize = 32;
 
 /// How long a VMM may take to be gone after KILL.
 const KILL_LIMIT: Duration = Duration::from_secs(30);
@@ -73,15 +77,21 @@ pub(crate) async fn reconcile(daemon: &Arc<Daemon>) -> Result<(), Refusal> {
     let mut known: HashSet<VmId> = daemon.orphans().into_iter().map(|vm| vm.id).collect();
     let mut kept = Vec::new();
     let mut settled = Vec::new();
-    for record in records {
-        known.insert(record.id.clone());
-        if let Some((record, machine)) = settle(daemon, record, log_cap).await {
-            let is_lost = record.exit.as_ref().is_some_and(|exit| exit.reason == LOST);
-            if record.is_helped && (machine.is_some() || is_lost) {
-                kept.extend(record.last_start());
-            }
-            settled.push((record, machine));
+    known.extend(records.iter().map(|record| record.id.clone()));
+    // Side by side: one VMM that does not answer must not keep the others waiting.
+    let settling = records
+        .into_iter()
+        .map(|record| settle(daemon, record, log_cap));
+    let mut settling = stream::iter(settling).buffered(AT_ONCE);
+    while let Some(vm) = settling.next().await {
+        let Some((record, machine)) = vm else {
+            continue;
+        };
+        let is_lost = record.exit.as_ref().is_some_and(|exit| exit.reason == LOST);
+        if record.is_helped && (machine.is_some() || is_lost) {
+            kept.extend(record.last_start());
         }
+        settled.push((record, machine));
     }
     let may_change = daemon.condition().may_change();
     let is_reclaimed = may_change && reclaim(daemon, kept.clone()).await;
