@@ -1,5 +1,5 @@
 # Every target is one line; what takes more lives in xtask/ (cargo xtask help).
-.PHONY: try test lint build bench lab smoke soak chaos packages
+.PHONY: try test lint build bench lab smoke soak chaos power packages
 
 # Build, provision, boot a VM and run a command in it.
 try: packages
@@ -36,6 +36,10 @@ soak: packages
 # System calls refused and processes killed, at sampled points of whatever is asked, here and on that host.
 chaos: packages
 	cargo xtask chaos
+
+# Power cuts: the daemon's writes recorded on that host, and replayed up to many moments.
+power: packages
+	cargo xtask power
 
 packages:
 	@packaging/host-packages

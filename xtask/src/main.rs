@@ -11,6 +11,7 @@ mod build;
 mod chaos;
 mod lab;
 mod lint;
+mod power;
 mod refused;
 mod root_helper;
 mod smoke;
@@ -38,6 +39,8 @@ cargo xtask CHORE
                (that alone: chaos refused); then, in the lab, the root helper killed, and refused,
                at many of its verbs', and daemon, helper, VMMs, builder and installer killed at
                many of theirs in whatever is asked (BANGER_CHAOS_POINTS=20)
+  power        power cuts: the daemon's writes recorded in the lab, and replayed up to many moments
+               (by root, who may mount)
   tcb          how large the trusted base is, against its budget
   bench boot   our boot and exec against the raw engine's [--runs N] [--json FILE],
                in the lab by Firecracker with --lab [--lean BANGER_HOME],
@@ -70,6 +73,7 @@ fn dispatch(args: &[&str]) -> Result<ExitCode> {
         ["soak", args @ ..] => soak::run(args),
         ["chaos"] => refused::run().and_then(|()| chaos::run()),
         ["chaos", "refused"] => refused::run(),
+        ["power"] => power::run(),
         ["tcb"] => tcb::run(),
         [] | ["help" | "-h" | "--help"] => {
             println!("{HELP}");

@@ -3,8 +3,8 @@
 //! be as it was.
 
 use crate::lab::{Flavour, HostDied, Lab, Options, Output};
-use crate::root_helper;
 use crate::{PROVISIONS, build, built, must, provide, top};
+use crate::{power, root_helper};
 use anyhow::{Context, Result, bail};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -51,7 +51,8 @@ const KILLED: &str = "chaos::";
 
 /// What VMs get in the lab: little, for its guests are emulated twice; and pages of 2 MiB, with
 /// which a guest boots in half the time and the emulated host lives longer.
-const CONFIG: &str = "[vm]\nmemory = \"160M\"\nnetwork = \"none\"\n[engine]\nhuge_pages = true\n";
+pub(crate) const CONFIG: &str =
+    "[vm]\nmemory = \"160M\"\nnetwork = \"none\"\n[engine]\nhuge_pages = true\n";
 
 /// What a host shows of itself. What differs between two looks was left by somebody.
 const LOOK: &str = "
@@ -100,6 +101,7 @@ pub(crate) struct Tests {
     promises: PathBuf,
     installed: PathBuf,
     pub(crate) helper: root_helper::Tests,
+    power: power::Test,
 }
 
 impl Tests {
@@ -114,6 +116,7 @@ impl Tests {
             promises,
             installed,
             helper,
+            power: power::Test::build()?,
         })
     }
 
@@ -142,6 +145,7 @@ impl Tests {
         let pushed = [&self.dist, &self.promises, &self.installed, &self.store];
         lab.push(&pushed.map(PathBuf::clone), HOME)?;
         lab.push(&self.helper.files().map(Path::to_owned), HOME)?;
+        lab.push(std::slice::from_ref(&self.power.program), HOME)?;
         must_in(&lab, &["chown", "-R", "dev:dev", HOME])?;
         let pushing = start.elapsed() - up;
         let before = look(&lab)?;
@@ -187,10 +191,16 @@ impl Tests {
         }
         let ran = start.elapsed();
         codes.extend(self.helper.tell(lab, filter)?);
+        let helped = start.elapsed() - ran;
+        if filter.is_empty() {
+            let code = self.power.tell_briefly(lab, &self.dist, &self.store)?;
+            codes.push(code);
+        }
         println!(
-            "smoke: scenarios {:.1} s, helper's tests {:.1} s",
+            "smoke: scenarios {:.1} s, helper's tests {:.1} s, power cuts {:.1} s",
             ran.as_secs_f64(),
-            (start.elapsed() - ran).as_secs_f64()
+            helped.as_secs_f64(),
+            (start.elapsed() - ran - helped).as_secs_f64()
         );
         Ok(codes)
     }
