@@ -100,6 +100,6 @@ impl Test {
         let mut argv = vec!["env", "RUST_BACKTRACE=0"];
         argv.extend(variables.iter().map(String::as_str));
         argv.extend([program.as_str(), "--exact", part, "--show-output"]);
-        smoke::run_in(lab, &argv, LIMIT)
+        Ok(smoke::run_in(lab, &argv, LIMIT)?.code)
     }
 }
