@@ -11,7 +11,7 @@ losetup -a | grep banger
 grep -h -e /var/lib/bangerd-root -e /var/lib/banger /proc/self/mounts
 nft list table inet banger 2>/dev/null | tr , '\\n' | grep tap-
 nft list table bridge banger 2>/dev/null | tr , '\\n' | grep tap-
-systemctl list-units --all --plain --no-legend 'banger-vm-*'
+systemctl list-units --plain --no-legend 'banger-vm-*'
 find /sys/fs/cgroup -name 'banger-vm-*'
 ls -d /run/bangerd-root/ledger/vm-* /var/lib/bangerd-root/jail/vm-* 2>/dev/null
 ps -eo uid=,pid=,args= | grep '^ *19000[0-9]\\{5\\} '
