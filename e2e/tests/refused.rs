@@ -201,7 +201,7 @@ fn whatever_the_kernel_refuses_the_daemon_loses_and_leaves_nothing() {
         }
     });
     let rows = rows.into_inner().unwrap();
-    print(&rows);
+    print(rows.iter());
     assert!(rows.values().all(|row| row.is_well()));
 }
 
@@ -242,9 +242,13 @@ fn strike(bench: &Bench, operation: &Operation, points: Option<usize>, rows: &Mu
         faults.len(),
         start.elapsed().as_secs_f64()
     );
+    // Also of a run that does not come to its end.
+    let rows = rows.lock().unwrap();
+    let of_this = rows.iter().filter(|((name, _), _)| *name == operation.name);
+    print(of_this);
 }
 
-fn print(rows: &Rows) {
+fn print<'a>(rows: impl Iterator<Item = (&'a (&'static str, String), &'a Row)>) {
     println!("operation      error    points struck failed succeeded panics unclear lost leaks");
     for ((name, error), row) in rows {
         println!(
