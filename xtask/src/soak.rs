@@ -1,8 +1,13 @@
 //! `cargo xtask soak`: one daemon under many clients, garbage and idle connections, and what it
 //! keeps of that: no VM, no descriptor, no memory.
 //!
-//! The VMs are made and removed but not started: this is about the daemon. It fails on any answer
-//! that is not the expected one, and on what is left or grows.
+//! Most VMs are made and removed but not started: this is about the daemon. It fails on any answer
+//! that is not the expected one, and on what is left or grows. In the end the daemon is killed under
+//! running VMs, and must have them back at once.
+
+mod garbage;
+mod noise;
+mod takeover;
 
 use crate::bench::home::Home;
 use crate::bench::report::{median, millis, p99};
@@ -12,7 +17,6 @@ use banger_api::{CreateVm, ProblemCode, VersionView, VmSpec, VmView};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::task::JoinSet;
 
@@ -27,24 +31,30 @@ struct Size {
     clients: usize,
     calls: usize,
     cycles: usize,
-    garbage: usize,
+    requests: usize,
+    streams: usize,
     idle: usize,
+    vms: usize,
 }
 
 const FULL: Size = Size {
     clients: 64,
     calls: 1000,
     cycles: 1000,
-    garbage: 100_000,
+    requests: 900_000,
+    streams: 100_000 / garbage::FRAMES,
     idle: 1000,
+    vms: 20,
 };
 
 const SHORT: Size = Size {
     clients: 64,
     calls: 25,
     cycles: 50,
-    garbage: 2000,
+    requests: 20_000,
+    streams: 20,
     idle: 400,
+    vms: 1,
 };
 
 /// Runs it all against a daemon of its own.
@@ -101,8 +111,19 @@ async fn soak(home: &Home, socket: &Path, size: &Size) -> Result<()> {
     line("create and remove".into(), times, start)?;
 
     let start = Instant::now();
-    let times = garbage(socket, size.garbage).await?;
-    line("malformed requests".into(), times, start)?;
+    let times = garbage::requests(socket, size.requests).await?;
+    line("connections of 16 malformed requests".into(), times, start)?;
+
+    takeover::start(&client, 1).await?;
+    let start = Instant::now();
+    let times = garbage::frames(&client, &takeover::name(0), size.streams).await?;
+    let frames = garbage::FRAMES;
+    line(
+        format!("streams of {frames} malformed frames"),
+        times,
+        start,
+    )?;
+    takeover::remove(&client, 1).await?;
 
     let start = Instant::now();
     let times = idle(socket, &client, size.idle).await?;
@@ -128,7 +149,7 @@ async fn soak(home: &Home, socket: &Path, size: &Size) -> Result<()> {
         bail!("the daemon has {more} files more open than before");
     }
     println!("soak: nothing is left; {:+.1} MiB", after - before);
-    Ok(())
+    takeover::measure(home, &client, size.vms).await
 }
 
 fn open_files(proc: &Path) -> Result<usize> {
@@ -220,31 +241,6 @@ fn expect<T: std::fmt::Debug>(answer: Result<T, ClientError>, code: ProblemCode)
     }
 }
 
-/// Requests that are none. The daemon answers with a refusal or hangs up, and lives.
-async fn garbage(socket: &Path, count: usize) -> Result<Vec<Duration>> {
-    let mut noise = Noise(0x9e37_79b9_7f4a_7c15);
-    let mut times = Vec::new();
-    for number in 0..count {
-        let bytes = noise.request(number);
-        let start = Instant::now();
-        let mut stream = UnixStream::connect(socket).await?;
-        // It may hang up before it has heard all.
-        let _cut = stream.write_all(&bytes).await;
-        let _cut = stream.shutdown().await;
-        let mut answer = Vec::new();
-        let reading = stream.read_to_end(&mut answer);
-        let heard = tokio::time::timeout(Duration::from_secs(30), reading).await;
-        // A reset is an end, too; silence is none.
-        let _end = heard
-            .with_context(|| format!("no end after {:?}", bytes.escape_ascii().to_string()))?;
-        if answer.starts_with(b"HTTP/1.1 2") {
-            bail!("taken for a request: {}", bytes.escape_ascii());
-        }
-        times.push(start.elapsed());
-    }
-    Ok(times)
-}
-
 /// Connections that say nothing; a client beside them is served all the same.
 async fn idle(socket: &Path, client: &Client, count: usize) -> Result<Vec<Duration>> {
     let mut held = Vec::new();
@@ -264,42 +260,4 @@ async fn idle(socket: &Path, client: &Client, count: usize) -> Result<Vec<Durati
         times.push(start.elapsed());
     }
     Ok(times)
-}
-
-/// Bytes that repeat from run to run: a xorshift generator.
-struct Noise(u64);
-
-impl Noise {
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0
-    }
-
-    fn bytes(&mut self, count: usize) -> Vec<u8> {
-        let words = std::iter::repeat_with(|| self.next().to_le_bytes());
-        words.flatten().take(count).collect()
-    }
-
-    /// Something that looks like a request up to some point.
-    fn request(&mut self, number: usize) -> Vec<u8> {
-        let length = usize::try_from(self.next() % 200).unwrap_or(0);
-        let mut noise = self.bytes(length);
-        // Or a head might end in it after all.
-        noise.retain(|byte| *byte != b'\n');
-        let text = |head: &str| [head.as_bytes(), &noise[..]].concat();
-        match number % 8 {
-            0 => noise,
-            1 => text("GET /v1/vms HTTP/1.1\r\nhost: "),
-            2 => text("POST /v1/vms HTTP/1.1\r\nhost: x\r\ncontent-length: 4000\r\n\r\n"),
-            3 => text("POST /v1/vms HTTP/1.1\r\nhost: x\r\ncontent-length: -1\r\n\r\n"),
-            4 => text(
-                "POST /v1/run HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\nffffffffffffffffff\r\n",
-            ),
-            5 => text("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"),
-            6 => [b"GET /".to_vec(), vec![b'a'; 100_000], noise].concat(),
-            _ => text("DELETE /v1/vms/%00%ff../x HTTP/1.1\r\nhost: x\r\n\r\n"),
-        }
-    }
 }

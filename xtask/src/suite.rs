@@ -1,7 +1,7 @@
-//! `cargo xtask test`: unit tests, then the end-to-end tests with real VMs, then those of them that
-//! are also kept on an emulated host with KVM.
+//! `cargo xtask test`: unit tests, then the end-to-end tests with real VMs, then a short soak,
+//! then those of them that are also kept on an emulated host with KVM.
 
-use crate::{build, cargo, must, smoke, top};
+use crate::{build, cargo, must, smoke, soak, top};
 use anyhow::{Context, Result};
 use std::fs;
 use std::time::Instant;
@@ -36,6 +36,7 @@ pub(crate) fn run(filter: &[&str]) -> Result<()> {
     );
     outcome?;
     if filter.is_empty() {
+        soak::run(&["--short"])?;
         smoke::run(&[])?;
     }
     Ok(())

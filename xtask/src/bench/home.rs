@@ -56,7 +56,7 @@ impl Home {
     }
 
     /// Runs `banger ARGS`, which must succeed.
-    pub(super) fn must(&self, args: &[&str]) -> Result<()> {
+    pub(crate) fn must(&self, args: &[&str]) -> Result<()> {
         must(&mut self.command(args))
     }
 
