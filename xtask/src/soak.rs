@@ -112,7 +112,7 @@ async fn soak(home: &Home, socket: &Path, size: &Size) -> Result<()> {
 
     let start = Instant::now();
     let times = garbage::requests(socket, size.requests).await?;
-    line("connections of 16 malformed requests".into(), times, start)?;
+    line("16 malformed requests each".into(), times, start)?;
 
     takeover::start(&client, 1).await?;
     let start = Instant::now();
