@@ -11,6 +11,8 @@
 
 #[path = "installed/chaos/mod.rs"]
 mod chaos;
+#[path = "installed/refused.rs"]
+mod refused;
 #[path = "installed/remains.rs"]
 mod remains;
 #[path = "installed/snapshots.rs"]
@@ -56,6 +58,10 @@ fn an_installation_serves_its_owner_survives_its_services_and_leaves_nothing() {
     chapter("a root of its own", snapshots::a_root_of_its_own);
     chapter("bounded", snapshots::bounded);
     chapter("uninstalled", uninstalled);
+    chapter(
+        "refused at any step",
+        refused::an_installation_is_refused_at_any_step,
+    );
     chapter("a helper of the daemon's own", a_helper_of_the_daemons_own);
 }
 
