@@ -38,7 +38,7 @@ pub(crate) fn an_installation_is_refused_at_any_step() {
     println!("install: {} calls that can be refused", calls.len());
     let (mut failed, mut all_wrong) = (0, Vec::new());
     for point in 0..points {
-        let (name, nth, error) = &calls[point * (calls.len() - 1) / (points - 1).max(1)];
+        let (name, nth, error) = &calls[calls.len() * (point + 1) / (points + 1)];
         let at = format!("{name} {nth}: {error}");
         let (code, said) = install(&format!("inject={name}:error={error}:when={nth}"));
         println!("install, {at}: {code} {:?}", said.trim());
