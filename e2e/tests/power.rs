@@ -67,6 +67,8 @@ fn recorded() {
     let owner = Owner::settle(recorded.path());
     owner.shell(IMAGE);
     warm_up(&owner);
+    // What was put there by this program is no promise of the daemon's.
+    owner.shell("sync");
     let mut worlds = vec![World::seen(&owner).unwrap()];
     Recorded::mark("ack:0");
     println!("prepared: {:.0} s", start.elapsed().as_secs_f64());
