@@ -56,12 +56,12 @@ impl Home {
     }
 
     /// Runs `banger ARGS`, which must succeed.
-    pub(crate) fn must(&self, args: &[&str]) -> Result<()> {
+    pub(super) fn must(&self, args: &[&str]) -> Result<()> {
         must(&mut self.command(args))
     }
 
     /// Runs `banger --json ARGS` and reads what it shows.
-    pub(super) fn json(&self, args: &[&str]) -> Result<Value> {
+    pub(crate) fn json(&self, args: &[&str]) -> Result<Value> {
         let output = self.command(&["--json"]).args(args).output()?;
         if !output.status.success() {
             bail!(

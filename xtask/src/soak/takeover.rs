@@ -72,7 +72,7 @@ pub(super) async fn measure(home: &Home, client: &Client, count: usize) -> Resul
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
     let start = Instant::now();
-    home.must(&["vm", "list", "--quiet"])?;
+    home.json(&["vm", "list"])?;
     let vms: Vec<VmView> = client.get("/v1/vms").await?;
     let took = start.elapsed();
     let running = vms.iter().filter(|vm| vm.state == VmState::Running).count();
