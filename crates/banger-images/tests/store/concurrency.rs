@@ -34,8 +34,6 @@ fn open_sweeps_the_dead_and_spares_the_living() {
     let scene = Scene::new();
     let (data, cache) = (scene.path("data"), scene.path("cache"));
     let dead = data.join("tmp/scratch-0123456789abcdef");
-    fs::create_dir_all(dead.join("half/made")).unwrap();
-    fs::create_dir(cache.join("tmp/scratch-00")).unwrap();
     fs::create_dir(data.join("tmp/not-ours")).unwrap();
     let (reached, is_reached) = sync_channel(1);
     let (let_go, go_on) = sync_channel(1);
@@ -53,7 +51,11 @@ fn open_sweeps_the_dead_and_spares_the_living() {
                 .image_import(&input, &"test".parse().unwrap(), &pause)
                 .unwrap()
         });
+        // Gone with a failure here, so that the import does not wait for ever.
+        let let_go = let_go;
         is_reached.recv().unwrap();
+        fs::create_dir_all(dead.join("half/made")).unwrap();
+        fs::create_dir(cache.join("tmp/scratch-00")).unwrap();
         assert_eq!(list(&data.join("tmp")).len(), 3);
         drop(Store::open(&data, &cache).unwrap());
         let left = list(&data.join("tmp"));
