@@ -20,7 +20,7 @@ const OURS: [&str; 6] = [
 
 /// The most that each may be. To raise one is a decision, to be said in the commit that does.
 const BUDGET: [(&str, usize); 4] = [
-    ("code lines", 8_050),
+    ("code lines", 8_060),
     ("crates", 22),
     ("unsafe blocks", 30),
     ("verbs", 18),
