@@ -14,6 +14,7 @@
 
 mod leftovers;
 pub mod refusal;
+pub mod seize;
 pub mod syscall;
 pub mod terminal;
 

@@ -4,12 +4,13 @@
 //! the write to a file from the one that wakes an event loop, which no kernel refuses. Programs that
 //! the process starts are left alone.
 
+use crate::seize::seize;
 use crate::syscall::{Call, Calls};
 use nix::errno::Errno;
-use nix::sys::ptrace::{self, Options};
+use nix::sys::ptrace;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::fs;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -75,7 +76,7 @@ impl Watch {
                 seen: Vec::new(),
                 refused: 0,
             };
-            seize_all(pid);
+            seize(Pid::from_raw(i32::try_from(pid).unwrap()));
             attached.send((end, stdin)).unwrap();
             tracer.run(sentinel)
         });
@@ -98,33 +99,6 @@ pub fn is_allowed() -> bool {
     // Without that module there is no such file.
     let is_open = scope.map_or(true, |scope| scope.trim() == "0");
     is_open || rustix::process::geteuid().is_root()
-}
-
-/// Seizes every thread, also those that are born meanwhile.
-fn seize_all(pid: u32) {
-    let mut seized = HashSet::new();
-    let tasks = format!("/proc/{pid}/task");
-    loop {
-        let all = fs::read_dir(&tasks).unwrap().flatten();
-        let fresh: Vec<i32> = all
-            .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
-            .filter(|tid| seized.insert(*tid))
-            .collect();
-        if fresh.is_empty() {
-            return;
-        }
-        for tid in fresh {
-            let is_first = u32::try_from(tid) == Ok(pid);
-            let tid = Pid::from_raw(tid);
-            let options = Options::PTRACE_O_TRACESYSGOOD | Options::PTRACE_O_TRACECLONE;
-            match ptrace::seize(tid, options) {
-                Ok(()) => ptrace::interrupt(tid).unwrap(),
-                // Seized by the birth from a seized thread, or gone.
-                Err(Errno::EPERM | Errno::ESRCH) if !is_first => {}
-                Err(errno) => panic!("seize thread {tid} of {pid}: {errno}"),
-            }
-        }
-    }
 }
 
 /// What goes on in the watching thread.

@@ -1,14 +1,13 @@
 //! Watches the system calls of a process, all of its threads, and strikes at the so manieth: the
 //! thread that makes it is held there while SIGKILL is sent, so nothing of the process runs on.
 
+use e2e::seize::seize;
 use nix::errno::Errno;
-use nix::sys::ptrace::{self, Options};
+use nix::sys::ptrace;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::WaitPidFlag;
 use nix::unistd::Pid;
 use rustix::process::WaitOptions;
-use std::collections::HashSet;
-use std::fs;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::sync::mpsc::channel;
@@ -153,32 +152,4 @@ fn wait() -> Option<(Pid, Stop)> {
         Some(signal) => Stop::Signal(Signal::try_from(signal).ok()),
     };
     Some((Pid::from_raw(thread.as_raw_nonzero().get()), stop))
-}
-
-/// Holds all threads of a process; those that it makes from then on are held from their beginning.
-fn seize(process: Pid) {
-    let options = Options::PTRACE_O_TRACESYSGOOD | Options::PTRACE_O_TRACECLONE;
-    let mut known = HashSet::new();
-    loop {
-        let Ok(tasks) = fs::read_dir(format!("/proc/{process}/task")) else {
-            return;
-        };
-        let number = |task: fs::DirEntry| task.file_name().to_str().unwrap().parse().unwrap();
-        let tasks: Vec<i32> = tasks.flatten().map(number).collect();
-        let mut is_new = false;
-        for task in tasks {
-            if !known.insert(task) {
-                continue;
-            }
-            is_new = true;
-            let task = Pid::from_raw(task);
-            let held = ptrace::seize(task, options).and_then(|()| ptrace::interrupt(task));
-            // It may have ended, or one that was held before has made it.
-            let is_well = matches!(held, Ok(()) | Err(Errno::ESRCH | Errno::EPERM));
-            assert!(is_well, "hold {task}: {held:?}");
-        }
-        if !is_new {
-            return;
-        }
-    }
 }
