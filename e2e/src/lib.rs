@@ -224,8 +224,12 @@ impl TestEnv {
     pub fn daemon_pid(&self) -> Option<u32> {
         let text = fs::read_to_string(self.join("run/bangerd.lock")).ok()?;
         let pid: u32 = text.trim().parse().ok()?;
-        let exe = fs::read_link(format!("/proc/{pid}/exe")).ok()?;
-        exe.starts_with(&self.dist).then_some(pid)
+        let is_it = match fs::read_link(format!("/proc/{pid}/exe")) {
+            Ok(exe) => exe.starts_with(&self.dist),
+            // Its memory is gone already, but its files may not be: it still would be connected to.
+            Err(_) => has_living_thread(pid),
+        };
+        is_it.then_some(pid)
     }
 
     /// What VMs left, a line each, as far as it can be seen from outside.
@@ -456,4 +460,19 @@ fn provision(env: &TestEnv) {
             env.ok(&["image", "build", "debian"]);
         }
     });
+}
+
+/// Whether a thread of the process has not ended yet.
+fn has_living_thread(pid: u32) -> bool {
+    let is_living = |thread: fs::DirEntry| {
+        let stat = fs::read_to_string(thread.path().join("stat")).ok()?;
+        let state = stat.rsplit_once(") ")?.1.chars().next()?;
+        Some(!matches!(state, 'Z' | 'X'))
+    };
+    let threads = fs::read_dir(format!("/proc/{pid}/task"));
+    threads.is_ok_and(|threads| {
+        threads
+            .flatten()
+            .any(|thread| is_living(thread) == Some(true))
+    })
 }

@@ -10,12 +10,12 @@ const HEADINGS: [&str; 2] = ["verb  ", "operation  "];
 pub(crate) fn run() -> Result<()> {
     let tests = Tests::build()?;
     let mut tables = Vec::new();
-    let helper = tests.in_a_lab(|lab| {
+    let helper = tests.in_a_lab("helper", |lab| {
         let said = tests.helper.tell_long(lab)?;
         tables.extend(said.iter().flat_map(|said| tables_in(&said.text)));
         Ok(said.map(|said| said.code).to_vec())
     });
-    let killed = tests.in_a_lab(|lab| {
+    let killed = tests.in_a_lab("killed", |lab| {
         let said = tests.tell_killed(lab)?;
         tables.extend(tables_in(&said.text));
         Ok(vec![said.code])

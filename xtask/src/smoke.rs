@@ -5,11 +5,12 @@
 use crate::lab::{Flavour, HostDied, Lab, Options, Output};
 use crate::{PROVISIONS, build, built, must, provide, top};
 use crate::{power, root_helper};
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// How long the scenarios may take: they take a few minutes on a quiet machine.
@@ -76,12 +77,27 @@ pub(crate) fn run(filter: &[&str]) -> Result<()> {
     let start = Instant::now();
     let tests = Tests::build()?;
     let prepared = start.elapsed();
-    if filter != [KILLED] {
-        tests.in_a_lab(|lab| tests.tell(lab, filter))?;
+    let promises = || match filter {
+        [KILLED] => Ok(()),
+        _ => tests.in_a_lab("promises", |lab| tests.tell(lab, filter)),
+    };
+    let killed = || match is_told(KILLED, filter) {
+        false => Ok(()),
+        true => tests.in_a_lab("killed", |lab| Ok(vec![tests.tell_killed(lab)?.code])),
+    };
+    // A lab keeps one CPU busy; both are told side by side.
+    let (promises, killed) = std::thread::scope(|scope| {
+        let killed = scope.spawn(killed);
+        let promises = promises();
+        let killed = killed
+            .join()
+            .unwrap_or_else(|_| Err(anyhow!("the story of what is killed broke off")));
+        (promises, killed)
+    });
+    if let (Err(_), Err(error)) = (&promises, &killed) {
+        eprintln!("smoke: {error:#}");
     }
-    if is_told(KILLED, filter) {
-        tests.in_a_lab(|lab| Ok(vec![tests.tell_killed(lab)?.code]))?;
-    }
+    promises.and(killed)?;
     println!(
         "smoke: prepared {:.0} s, in all {:.0} s",
         prepared.as_secs_f64(),
@@ -122,25 +138,33 @@ impl Tests {
 
     /// Does `work`, which gives exit codes, in a new lab with everything in it; afterwards that must
     /// be as it was. A lab that dies under it is replaced once, and that is said.
-    pub(crate) fn in_a_lab(&self, mut work: impl FnMut(&Lab) -> Result<Vec<i32>>) -> Result<()> {
-        match self.once(&mut work) {
+    pub(crate) fn in_a_lab(
+        &self,
+        name: &str,
+        mut work: impl FnMut(&Lab) -> Result<Vec<i32>>,
+    ) -> Result<()> {
+        match self.once(name, &mut work) {
             Err(error) if error.is::<HostDied>() => {
                 eprintln!(
                     "smoke: {error:#}\nsmoke: the lab broke, not a test; once more on a new one"
                 );
-                self.once(&mut work)
+                self.once(name, &mut work)
             }
             outcome => outcome,
         }
     }
 
-    fn once(&self, work: &mut impl FnMut(&Lab) -> Result<Vec<i32>>) -> Result<()> {
+    fn once(&self, name: &str, work: &mut impl FnMut(&Lab) -> Result<Vec<i32>>) -> Result<()> {
+        // The first lab on a machine makes what every other one starts from.
+        static ONE_BY_ONE: Mutex<()> = Mutex::new(());
+        let turn = ONE_BY_ONE.lock().unwrap_or_else(PoisonError::into_inner);
         let start = Instant::now();
         let lab = Lab::up(&Options {
-            name: format!("smoke-{}", std::process::id()),
+            name: format!("{name}-{}", std::process::id()),
             flavour: Flavour::Steady,
             ..Options::default()
         })?;
+        drop(turn);
         let up = start.elapsed();
         let pushed = [&self.dist, &self.promises, &self.installed, &self.store];
         lab.push(&pushed.map(PathBuf::clone), HOME)?;
@@ -153,7 +177,7 @@ impl Tests {
         let after = look(&lab)?;
         lab.down()?;
         println!(
-            "smoke: lab up {:.1} s, pushed {:.1} s, told {:.1} s",
+            "smoke: {name}: lab up {:.1} s, pushed {:.1} s, told {:.1} s",
             up.as_secs_f64(),
             pushing.as_secs_f64(),
             (start.elapsed() - up - pushing).as_secs_f64()
@@ -164,7 +188,7 @@ impl Tests {
         }
         let left = difference(&before, &after);
         if left.is_empty() {
-            println!("smoke: the host is as it was");
+            println!("smoke: {name}: the host is as it was");
         } else {
             faults.push(format!("the host is not as it was:\n{}", left.join("\n")));
         }
