@@ -28,8 +28,9 @@ const KILL_LIMIT: Duration = Duration::from_secs(30);
 /// How long a guest whose time is up may take to power off.
 const TTL_LIMIT: Duration = Duration::from_secs(10);
 
-/// How long until an end that could not be stored is tried to be stored again.
-const STORE_AGAIN: Duration = Duration::from_secs(5);
+/// How long until what could not be done at an end, to store it or to have the helper clear up, is
+/// tried again.
+const FINISH_AGAIN: Duration = Duration::from_secs(3);
 
 /// The longest sleep until a moment that counts the host's sleep, which timers do not.
 const LONGEST_NAP: Duration = Duration::from_secs(60);
@@ -119,6 +120,8 @@ pub(crate) struct Driver {
     pub(super) told: VmState,
     /// Why the last end is not in the database yet.
     unstored: Option<Refusal>,
+    /// Whether the helper still has what it made for the last life.
+    is_unreleased: bool,
     pub(super) busy: Option<ActivityGuard>,
 }
 
@@ -151,6 +154,7 @@ impl Driver {
             daemon: Arc::clone(daemon),
             told: record.state,
             unstored: None,
+            is_unreleased: false,
             busy: machine.is_some().then(|| daemon.activity().begin()),
             record,
             machine,
@@ -195,8 +199,8 @@ impl Driver {
                         restart: Some(BY_ITSELF),
                     });
                 }
-                () = tokio::time::sleep(STORE_AGAIN), if self.unstored.is_some() => {
-                    self.store_end().await;
+                () = tokio::time::sleep(FINISH_AGAIN), if self.unstored.is_some() || self.is_unreleased => {
+                    self.finish_end().await;
                     continue;
                 }
             };
@@ -381,10 +385,7 @@ impl Driver {
     /// Clears what belonged to a life that is over, and stores and publishes the record.
     pub(super) async fn settle(&mut self) {
         self.machine = None;
-        // What fails is tried again at the next start or removal.
-        if let Err(refusal) = self.release().await {
-            tracing::error!(vm = %self.record.id, %refusal, causes = ?refusal.0.causes, "release");
-        }
+        self.release_end().await;
         let place = self.place.clone();
         let cleared = tokio::task::spawn_blocking(move || place.remove_run()).await;
         if let Ok(Err(error)) = cleared {
@@ -392,6 +393,23 @@ impl Driver {
         }
         self.store_end().await;
         self.publish();
+    }
+
+    /// Does what could not be done when the life ended.
+    async fn finish_end(&mut self) {
+        if self.is_unreleased {
+            self.release_end().await;
+        }
+        self.store_end().await;
+    }
+
+    /// Has the helper clear up after a life. What fails is tried again.
+    async fn release_end(&mut self) {
+        let released = self.release().await;
+        if let Err(refusal) = &released {
+            tracing::error!(vm = %self.record.id, %refusal, causes = ?refusal.0.causes, "release");
+        }
+        self.is_unreleased = released.is_err();
     }
 
     /// Stores the end, which is true whether or not it can be stored. The next daemon sees it too,
