@@ -21,6 +21,8 @@ pub(crate) struct Removal {
     pub(crate) foreign: Vec<PathBuf>,
     /// Whether the group is there.
     pub(crate) has_group: bool,
+    /// Whether the owner's data goes too.
+    purge: bool,
 }
 
 impl Removal {
@@ -54,6 +56,7 @@ impl Removal {
             kept,
             foreign,
             has_group: host.succeeds("getent", &["group", banger_priv::GROUP]),
+            purge,
         }
     }
 
@@ -73,7 +76,9 @@ impl Removal {
         }
         // The slice was held by VMs that are gone now.
         faults.extend(service::take_down(host).err());
-        for path in &self.paths {
+        // Services that were about to start, and the helper just now, may have made directories.
+        let now = Self::look(host, self.purge);
+        for path in now.paths.iter().chain(&self.paths) {
             faults.extend(remove(&host.at(path)).err());
         }
         faults.extend(host.run("systemctl", &["daemon-reload"]).err());
