@@ -121,7 +121,13 @@ fn an_impostor_gets_nothing() {
     let open = tempfile::tempdir().unwrap();
     std::fs::set_permissions(open.path(), std::fs::Permissions::from_mode(0o777)).unwrap();
     let program = open.path().join("impostor");
-    std::fs::copy(std::env::current_exe().unwrap(), &program).unwrap();
+    // By a process of its own: a child that another test starts meanwhile would inherit the open copy,
+    // and what is open for writing cannot be run.
+    let copied = Command::new("cp")
+        .arg(std::env::current_exe().unwrap())
+        .arg(&program)
+        .status();
+    assert!(copied.unwrap().success());
     let socket = open.path().join("socket");
     let mut impostor = Command::new(&program)
         .args(["daemon::impostor_listens", "--exact", "--nocapture"])

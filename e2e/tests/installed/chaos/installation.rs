@@ -3,7 +3,7 @@
 
 use super::tracer::{Traced, Tracer};
 use super::vms::{main_process, soon_none};
-use super::{MANY, Row, SOME, points, spread};
+use super::{Row, SOME, points, spread};
 use crate::{OWNER, as_owner, as_root, command, run};
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -32,7 +32,7 @@ const HALF: &str = "find /etc /usr/lib/banger /usr/local/bin -name '.banger-*'";
 /// Each with the program that does it killed.
 pub(super) fn killed() -> Vec<Row> {
     let rows = vec![
-        sample("system install", MANY, purge, INSTALL),
+        sample("system install", SOME, purge, INSTALL),
         sample("system upgrade", SOME, put_other, INSTALL),
         sample("system uninstall", SOME, install, UNINSTALL),
     ];
