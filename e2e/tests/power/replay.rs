@@ -23,6 +23,8 @@ struct Tally {
     shut: u32,
     /// Not as acknowledged.
     untrue: u32,
+    /// With a VM's directory that nothing proves to be a run's: it is told, and goes when asked.
+    orphaned: u32,
     /// With something that belongs to nothing.
     littered: u32,
     slowest: Duration,
@@ -33,6 +35,7 @@ impl Tally {
         self.states += 1;
         self.shut += u32::from(!found.shut.is_empty());
         self.untrue += u32::from(!found.untrue.is_empty());
+        self.orphaned += u32::from(found.is_orphaned);
         self.littered += u32::from(!found.litter.is_empty());
     }
 }
@@ -43,6 +46,7 @@ struct Found {
     shut: Vec<String>,
     untrue: Vec<String>,
     litter: Vec<String>,
+    is_orphaned: bool,
 }
 
 impl Found {
@@ -131,6 +135,17 @@ fn judge(owner: &Owner, before: &World, after: &World) -> Found {
                 found.untrue = world.difference(before);
             }
             found.litter = world.litter(owner.home());
+            found.is_orphaned = found
+                .litter
+                .iter()
+                .any(|path| path.starts_with("state/vms/"));
+            if found.is_orphaned {
+                // As `banger doctor --fix` does.
+                found
+                    .shut
+                    .extend(owner.ask("POST", "/v1/tidy", "null").err());
+                found.litter = world.litter(owner.home());
+            }
             found.litter.extend(ssh(owner).err());
         }
         Err(why) => found.shut.push(why),
@@ -172,21 +187,23 @@ fn tell(log: &Log, tallies: &BTreeMap<&str, Tally>) {
     let megabytes: u64 = log.entries.iter().map(|entry| entry.length).sum::<u64>() >> 20;
     let flushes = log.entries.iter().filter(|entry| entry.is_flush()).count();
     println!(
-        "{} entries, {flushes} flushes, {megabytes} MiB\n{:<20} {:>6} {:>9} {:>7} {:>9} {:>9}",
+        "{} entries, {flushes} flushes, {megabytes} MiB\n{:<20} {:>6} {:>9} {:>7} {:>9} {:>9} {:>9}",
         log.entries.len(),
         "power cut",
         "states",
         "not open",
         "untrue",
+        "orphaned",
         "littered",
         "slowest s"
     );
     for (kind, tally) in tallies {
         println!(
-            "{kind:<20} {:>6} {:>9} {:>7} {:>9} {:>9.1}",
+            "{kind:<20} {:>6} {:>9} {:>7} {:>9} {:>9} {:>9.1}",
             tally.states,
             tally.shut,
             tally.untrue,
+            tally.orphaned,
             tally.littered,
             tally.slowest.as_secs_f64()
         );
