@@ -29,7 +29,7 @@ const KILL_LIMIT: Duration = Duration::from_secs(30);
 const TTL_LIMIT: Duration = Duration::from_secs(10);
 
 /// How long until what could not be done at an end, to store it or to have the helper clear up, is
-/// tried again.
+/// tried again; then twice as long each time, up to [`LONGEST_NAP`].
 const FINISH_AGAIN: Duration = Duration::from_secs(3);
 
 /// The longest sleep until a moment that counts the host's sleep, which timers do not.
@@ -122,6 +122,8 @@ pub(crate) struct Driver {
     unstored: Option<Refusal>,
     /// Whether the helper still has what it made for the last life.
     is_unreleased: bool,
+    /// How long until either is tried again.
+    finish_in: Duration,
     pub(super) busy: Option<ActivityGuard>,
 }
 
@@ -155,6 +157,7 @@ impl Driver {
             told: record.state,
             unstored: None,
             is_unreleased: false,
+            finish_in: FINISH_AGAIN,
             busy: machine.is_some().then(|| daemon.activity().begin()),
             record,
             machine,
@@ -199,7 +202,7 @@ impl Driver {
                         restart: Some(BY_ITSELF),
                     });
                 }
-                () = tokio::time::sleep(FINISH_AGAIN), if self.unstored.is_some() || self.is_unreleased => {
+                () = tokio::time::sleep(self.finish_in), if self.unstored.is_some() || self.is_unreleased => {
                     self.finish_end().await;
                     continue;
                 }
@@ -385,6 +388,7 @@ impl Driver {
     /// Clears what belonged to a life that is over, and stores and publishes the record.
     pub(super) async fn settle(&mut self) {
         self.machine = None;
+        self.finish_in = FINISH_AGAIN;
         self.release_end().await;
         let place = self.place.clone();
         let cleared = tokio::task::spawn_blocking(move || place.remove_run()).await;
@@ -397,6 +401,7 @@ impl Driver {
 
     /// Does what could not be done when the life ended.
     async fn finish_end(&mut self) {
+        self.finish_in = (self.finish_in * 2).min(LONGEST_NAP);
         if self.is_unreleased {
             self.release_end().await;
         }
