@@ -169,13 +169,12 @@ impl TestEnv {
         outcome.stderr
     }
 
-    /// Starts `banger ARGS` with its standard output in a pipe.
-    pub fn start(&self, args: &[&str]) -> Running {
+    /// `banger ARGS` as the last arguments of another program, with nothing to read.
+    pub fn banger_under(&self, outer: &[&str], args: &[&str]) -> Command {
         let banger = self.banger(args);
-        // A shell's background jobs begin with INT ignored, and so would all that they start.
-        let mut command = Command::new("env");
+        let mut command = Command::new(outer[0]);
         command
-            .arg("--default-signal=INT,QUIT,HUP")
+            .args(&outer[1..])
             .arg(banger.get_program())
             .args(banger.get_args())
             .env_clear()
@@ -186,6 +185,13 @@ impl TestEnv {
             )
             .current_dir(self.path())
             .stdin(Stdio::null());
+        command
+    }
+
+    /// Starts `banger ARGS` with its standard output in a pipe.
+    pub fn start(&self, args: &[&str]) -> Running {
+        // A shell's background jobs begin with INT ignored, and so would all that they start.
+        let mut command = self.banger_under(&["env", "--default-signal=INT,QUIT,HUP"], args);
         let mut child = command
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())

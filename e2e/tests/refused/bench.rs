@@ -294,20 +294,9 @@ impl Bench {
 
     /// Runs `banger ARGS`; killed when it hangs.
     fn limited(&self, args: &[&str]) -> Outcome {
-        let banger = self.env.banger(args);
-        let mut command = Command::new("timeout");
-        command
-            .args(["--signal=KILL", LIMIT])
-            .arg(banger.get_program())
-            .args(banger.get_args())
-            .env_clear()
-            .envs(
-                banger
-                    .get_envs()
-                    .filter_map(|(key, value)| Some((key, value?))),
-            )
-            .current_dir(self.env.path())
-            .stdin(std::process::Stdio::null());
+        let mut command = self
+            .env
+            .banger_under(&["timeout", "--signal=KILL", LIMIT], args);
         finish(&mut command)
     }
 }
