@@ -191,8 +191,13 @@ async fn clients(client: &Client, size: &Size) -> Result<Vec<Duration>> {
             anyhow::Ok(times)
         });
     }
+    times_of(all).await
+}
+
+/// What all clients measured, once each has come to its end; the first failure of one.
+async fn times_of(mut clients: JoinSet<Result<Vec<Duration>>>) -> Result<Vec<Duration>> {
     let mut times = Vec::new();
-    while let Some(done) = all.join_next().await {
+    while let Some(done) = clients.join_next().await {
         times.extend(done??);
     }
     Ok(times)

@@ -41,11 +41,7 @@ pub(super) async fn requests(socket: &Path, count: usize) -> Result<Vec<Duration
             anyhow::Ok(times)
         });
     }
-    let mut times = Vec::new();
-    while let Some(done) = all.join_next().await {
-        times.extend(done??);
-    }
-    Ok(times)
+    super::times_of(all).await
 }
 
 async fn connection(socket: &Path, noise: &mut Noise, turn: usize) -> Result<()> {
