@@ -12,8 +12,7 @@ use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{
-    Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, getpid, getsid, pidfd_open, pidfd_send_signal,
-    waitid,
+    Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, getpid, pidfd_open, pidfd_send_signal, waitid,
 };
 use serde::{Deserialize, Serialize};
 use tokio::io::Interest;
@@ -202,9 +201,18 @@ impl AsRawFd for Held {
 /// we lead a session, which has no terminal then. There it stays in our group, because one of its own
 /// would be orphaned by our end, and a VMM in it that is stopped would get HUP.
 pub(crate) fn keep_from_keys(command: &mut Command) {
-    if getsid(None) != Ok(getpid()) {
+    if !leads_a_session() {
         command.process_group(0);
     }
+}
+
+/// Whether our session is our own. By /proc: getsid(2) answers 0 for a session that began outside our pid
+/// namespace (a shell run into a container), and rustix 1.1 takes no 0 for a process.
+fn leads_a_session() -> bool {
+    let session = std::fs::read_to_string("/proc/self/stat")
+        .ok()
+        .and_then(|stat| parse_session(&stat));
+    session == Some(getpid().as_raw_nonzero().get())
 }
 
 /// Whether the kernel holds one of the process's threads: stopped by a signal, or by a debugger.
@@ -240,10 +248,21 @@ fn start_ticks(pid: i32) -> io::Result<u64> {
     parse_start_ticks(&stat).ok_or_else(|| io::ErrorKind::InvalidData.into())
 }
 
-/// Field 22 of a `/proc/PID/stat` line. The name (field 2) may hold blanks and brackets.
+/// Field 22 of a `/proc/PID/stat` line.
 fn parse_start_ticks(stat: &str) -> Option<u64> {
+    stat_field(stat, 22)?.parse().ok()
+}
+
+/// Field 6 of a `/proc/PID/stat` line: the session, 0 where it began outside our pid namespace.
+fn parse_session(stat: &str) -> Option<i32> {
+    stat_field(stat, 6)?.parse().ok()
+}
+
+/// Field `number`, 3 or higher, of a `/proc/PID/stat` line, counted as proc_pid_stat(5) counts. The name
+/// (field 2) may hold blanks and brackets.
+fn stat_field(stat: &str, number: usize) -> Option<&str> {
     let (_, after_name) = stat.rsplit_once(')')?;
-    after_name.split_ascii_whitespace().nth(19)?.parse().ok()
+    after_name.split_ascii_whitespace().nth(number - 3)
 }
 
 #[cfg(test)]
@@ -251,10 +270,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn start_ticks_survive_hostile_names() {
+    fn fields_survive_hostile_names() {
         let stat =
-            "77 (a) S 1 (b) R 1 2 3) S 1 77 77 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 4242 9 9";
+            "77 (a) S 1 (b) R 1 2 3) S 1 77 78 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 4242 9 9";
         assert_eq!(parse_start_ticks(stat), Some(4242));
+        assert_eq!(parse_session(stat), Some(78));
         assert_eq!(parse_start_ticks("77 (a"), None);
         assert_eq!(parse_start_ticks("77 (a) S 1"), None);
     }
