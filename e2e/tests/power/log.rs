@@ -39,13 +39,17 @@ pub(crate) struct Entry {
 }
 
 impl Entry {
-    /// Whether all before it was on the disk before it was.
+    /// Whether it is a flush, and all before it was on the disk before it was.
     pub(crate) fn is_flush(&self) -> bool {
         self.flags & FLUSH != 0
     }
 
-    /// Whether what it writes is on the disk before anything that was written afterwards is
-    /// acknowledged, or it is a flush or a mark: a moment to cut the power at.
+    /// Whether nothing that follows it was on the disk before it was: a flush, a write that is written
+    /// through (FUA), or a mark. These are the moments to cut the power at.
+    ///
+    /// What was written through is logged when it completes, before what is only flushed later. So
+    /// what follows may be what its writer did not begin before that; ext4 takes a part of its
+    /// journal for new only once it has written through that the part is free.
     pub(crate) fn is_moment(&self) -> bool {
         self.flags & (FLUSH | FUA | MARK) != 0
     }

@@ -110,12 +110,12 @@ pub(crate) fn replay(copy: &mut Copy, owner: &Owner, log: &Path, worlds: &[World
     assert!(faults.is_empty(), "{}", faults.join("\n"));
 }
 
-/// Writes that had completed but need not be on the disk: until the next flush, and not what was
-/// written by those who knew of the next acknowledgement.
+/// Writes that had completed but need not be on the disk: until the next that is flushed or written
+/// through, and not what was written by those who knew of the next acknowledgement.
 fn completed(after: &[Entry]) -> Vec<&Entry> {
     after
         .iter()
-        .take_while(|entry| !entry.is_flush() && entry.mark.is_none())
+        .take_while(|entry| !entry.is_moment())
         .filter(|entry| entry.is_write())
         .collect()
 }
