@@ -397,11 +397,29 @@ impl Daemon {
         Ok(())
     }
 
+    /// Refuses what must not be done beside a jailed VMM that may run still, where there is no helper to
+    /// end it: another writer to its disk, or to forget it.
+    pub(crate) fn check_reach(&self, record: &VmRecord) -> Result<(), Refusal> {
+        let may_run = record.is_helped && record.process.is_some();
+        if !may_run || self.helper.is_some() {
+            return Ok(());
+        }
+        let name = record.plan.name.as_str();
+        Err(Refusal::new(
+            ProblemCode::HostUnsupported,
+            format!(
+                "end what may run still of VM {name:?}: it is in a jail, and there is no root helper now"
+            ),
+        )
+        .hint("set daemon.mode to \"local\" in config.toml, end bangerd (kill it by TERM), and repeat the command"))
+    }
+
     /// Has the helper remove what it made for the VM's last start, if that is not done.
     pub(crate) async fn release(&self, record: &mut VmRecord) -> Result<(), Refusal> {
         if !record.is_helped {
             return Ok(());
         }
+        self.check_reach(record)?;
         if let (Some(helper), Some(vm)) = (&self.helper, record.last_start()) {
             let is_snapshot = record.plan.storage == StorageMode::Snapshot;
             helper.release(&vm, is_snapshot).await?;

@@ -231,7 +231,7 @@ async fn serve(role: Role, dirs: Dirs) -> Result<(), StartError> {
     announce_ready();
     notify::tell(notify::State::Ready);
     let alive = tokio::spawn(stay_alive(notify::alive_every()));
-    let capped = tokio::spawn(keep_small(log));
+    let capped = tokio::spawn(keep_small(log, LOG_EVERY));
     // Looked for ahead of the first run. What fails here is told to whoever needs it.
     let ahead = Arc::clone(&daemon);
     drop(tokio::spawn(async move {
@@ -282,9 +282,9 @@ async fn stay_alive(every: Option<Duration>) {
 }
 
 /// Cuts the log of a daemon that runs for long.
-async fn keep_small(log: PathBuf) {
+async fn keep_small(log: PathBuf, every: Duration) {
     loop {
-        tokio::time::sleep(LOG_EVERY).await;
+        tokio::time::sleep(every).await;
         let log = log.clone();
         // It logs what fails itself.
         let _done = tokio::task::spawn_blocking(move || cap_log(&log)).await;
@@ -426,6 +426,26 @@ mod tests {
         assert_eq!(std::fs::metadata(&path).unwrap().len(), 0);
         let old = temp.path().join("bangerd.log.1");
         assert_eq!(std::fs::metadata(old).unwrap().len(), 5 << 20);
+    }
+
+    #[tokio::test]
+    async fn a_log_that_grows_while_the_daemon_runs_is_put_aside_each_time() {
+        let temp = tempfile::tempdir().unwrap();
+        let path = temp.path().join("bangerd.log");
+        let kept = tokio::spawn(keep_small(path.clone(), Duration::from_millis(10)));
+        for byte in [b'a', b'b'] {
+            std::fs::write(&path, vec![byte; 5 << 20]).unwrap();
+            let is_cut = async {
+                while std::fs::metadata(&path).unwrap().len() > 0 {
+                    tokio::time::sleep(Duration::from_millis(10)).await;
+                }
+            };
+            let limit = Duration::from_secs(60);
+            tokio::time::timeout(limit, is_cut).await.unwrap();
+            let old = std::fs::read(temp.path().join("bangerd.log.1")).unwrap();
+            assert!(old == vec![byte; 5 << 20], "{} bytes", old.len());
+        }
+        kept.abort();
     }
 
     #[tokio::test]

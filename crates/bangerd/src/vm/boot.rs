@@ -35,6 +35,14 @@ impl Driver {
     pub(super) async fn boot(&mut self, mut starters: Starters) -> Phase {
         self.stay();
         let began = Instant::now();
+        if let Err(refusal) = self.daemon.check_reach(&self.record) {
+            // Nothing is known to have ended: all stays as it is recorded.
+            self.record.retry = None;
+            for waiter in starters.waiters {
+                answer(waiter, Err(refusal.clone()));
+            }
+            return Phase::Idle;
+        }
         if let Err(refusal) = self.release().await {
             return self.boot_failed(starters, refusal).await;
         }

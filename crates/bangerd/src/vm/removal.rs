@@ -31,6 +31,10 @@ impl Driver {
             Err(refusal) => {
                 tracing::error!(vm = %self.record.id, %refusal, causes = ?refusal.0.causes, "remove");
                 self.record.state = before;
+                // Else the next daemon would do what was refused.
+                if let Err(error) = self.store_if_kept().await {
+                    tracing::error!(vm = %self.record.id, %error, "store that it was not removed");
+                }
                 self.publish();
                 answer_some(waiter, Err(refusal));
                 Phase::Idle

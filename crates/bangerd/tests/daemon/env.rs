@@ -219,9 +219,24 @@ impl TestEnv {
     }
 
     pub(crate) fn rows(&self) -> i64 {
-        let database = rusqlite::Connection::open(self.dirs.state.join("bangerd.db")).unwrap();
+        let database = self.database();
         let count = database.query_row("SELECT count(*) FROM vms", [], |row| row.get(0));
         count.unwrap()
+    }
+
+    /// Changes the only record, while there is no daemon.
+    pub(crate) fn change_record(&self, change: impl FnOnce(&mut serde_json::Value)) {
+        let database = self.database();
+        let text = database.query_row("SELECT record FROM vms", [], |row| row.get(0));
+        let text: String = text.unwrap();
+        let mut record = serde_json::from_str(&text).unwrap();
+        change(&mut record);
+        let changed = database.execute("UPDATE vms SET record = ?1", [record.to_string()]);
+        assert_eq!(changed.unwrap(), 1);
+    }
+
+    fn database(&self) -> rusqlite::Connection {
+        rusqlite::Connection::open(self.dirs.state.join("bangerd.db")).unwrap()
     }
 }
 

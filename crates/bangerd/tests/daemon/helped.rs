@@ -226,6 +226,52 @@ async fn a_vm_that_ended_without_the_daemon_is_crashed_and_its_rest_reclaimed() 
 }
 
 #[tokio::test]
+async fn a_jailed_vmm_that_cannot_be_seen_is_lost_and_found_again() {
+    let (mut env, helper) = helped().await;
+    let before = env.create("dev", true).await.unwrap();
+    let see = |env: &TestEnv, by: i64| {
+        env.change_record(|record| {
+            let ticks = &mut record["process"]["start_ticks"];
+            *ticks = (ticks.as_i64().unwrap() + by).into();
+        });
+    };
+    // A daemon without the helper, to which its process shows nothing of itself.
+    env.lose();
+    see(&env, 1);
+    env.helper = None;
+    env.open().await;
+    let lost = env.get("/v1/vms/dev").await.unwrap();
+    assert_eq!(lost.state, VmState::Crashed);
+    let exit = lost.exit.unwrap();
+    assert_eq!(exit.reason, "lost");
+    assert!(exit.detail.contains("it may run still"), "{}", exit.detail);
+    assert_eq!(helper.left().len(), 3, "nothing of it is ended");
+    for verb in ["start", "rm"] {
+        let refused = match verb {
+            "start" => env.start_vm("dev").await.unwrap_err(),
+            _ => env.delete("/v1/vms/dev").await.unwrap_err(),
+        };
+        assert!(refused.message.contains("may run still of VM \"dev\""));
+        assert!(refused.hint.unwrap().contains("\"local\""));
+        assert_eq!(
+            env.get("/v1/vms/dev").await.unwrap().exit,
+            Some(exit.clone())
+        );
+    }
+
+    env.lose();
+    see(&env, -1);
+    env.helper = Some(helper.handle());
+    env.open().await;
+    let after = env.get("/v1/vms/dev").await.unwrap();
+    assert_eq!((after.state, after.pid), (VmState::Running, before.pid));
+    assert_eq!(after.exit, None);
+    assert_eq!(exec(&env, "dev").await, 7);
+    env.delete("/v1/vms/dev?force=true").await.unwrap();
+    assert_nothing_left(&env, &helper).await;
+}
+
+#[tokio::test]
 async fn a_bridge_that_was_taken_away_is_made_again() {
     let (env, helper) = helped().await;
     env.create("one", true).await.unwrap();
