@@ -17,6 +17,7 @@ pub mod refusal;
 pub mod seize;
 pub mod syscall;
 pub mod terminal;
+pub mod tracer;
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::FlockOperation;

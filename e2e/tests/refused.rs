@@ -1,5 +1,6 @@
 //! The kernel refuses a system call of the daemon, at points spread over everything it is asked to do:
-//! no panic, a clear answer, nothing acknowledged is lost, nothing is left.
+//! no panic, a clear answer, nothing acknowledged is lost, nothing is left. The same of an image's build
+//! when the daemon is killed in it; all else is killed where banger is installed.
 //!
 //! `BANGER_CHAOS_POINTS` says at how many points of each operation (`make chaos`: 20), else it is a
 //! few, and of those that boot a VM fewer; `BANGER_CHAOS_ONLY` names one operation.
@@ -246,6 +247,39 @@ fn strike(bench: &Bench, operation: &Operation, points: Option<usize>, rows: &Mu
     let rows = rows.lock().unwrap();
     let of_this = rows.iter().filter(|((name, _), _)| *name == operation.name);
     print(of_this);
+}
+
+/// How often the daemon is killed, unless the environment says otherwise.
+const KILLS: usize = 20;
+
+#[test]
+fn an_image_is_built_or_not_there_whenever_the_daemon_is_killed() {
+    if !e2e::refusal::is_allowed() {
+        println!("skipped: kernel.yama.ptrace_scope keeps the daemon from being watched");
+        return;
+    }
+    let points = std::env::var("BANGER_CHAOS_POINTS").ok();
+    let points = points.map_or(KILLS, |text| text.parse().unwrap());
+    let mut operations = OPERATIONS.into_iter().flatten();
+    let build = operations.find(|operation| operation.is_long()).unwrap();
+    let bench = Bench::new();
+    let start = Instant::now();
+    let (whole, came) = bench.kill(build, None);
+    assert!(came.is_done && came.is_well(), "{came:#?}");
+    println!("once {:.1} s", start.elapsed().as_secs_f64());
+    let mut row = Row::default();
+    for at in whole.spread(points) {
+        let (_, came) = bench.kill(build, Some(at));
+        if !came.is_well() {
+            println!("killed at {at} of {}: {came:#?}", whole.stops);
+        }
+        row.add(&came);
+    }
+    println!("in all {:.1} s", start.elapsed().as_secs_f64());
+    print([(&(build.name, "killed".to_owned()), &row)].into_iter());
+    assert!(row.is_well());
+    let (_, came) = bench.kill(build, None);
+    assert!(came.is_done && came.is_well(), "{came:#?}");
 }
 
 fn print<'a>(rows: impl Iterator<Item = (&'a (&'static str, String), &'a Row)>) {

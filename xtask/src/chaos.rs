@@ -1,7 +1,7 @@
 //! `cargo xtask chaos`: the root helper killed and refused in each of its verbs, then everything else
 //! killed in whatever is asked, each in a lab of its own; at the end, all tables once more.
 
-use crate::smoke::Tests;
+use crate::smoke::{KILLED, Tests};
 use anyhow::Result;
 
 /// How the first line of a table begins.
@@ -16,7 +16,7 @@ pub(crate) fn run() -> Result<()> {
         Ok(said.map(|said| said.code).to_vec())
     });
     let killed = tests.in_a_lab("killed", |lab| {
-        let said = tests.tell_killed(lab)?;
+        let said = tests.tell_killed(lab, &[KILLED])?;
         tables.extend(tables_in(&said.text));
         Ok(vec![said.code])
     });

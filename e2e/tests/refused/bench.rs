@@ -3,6 +3,7 @@
 use crate::{After, Before, Operation};
 use e2e::refusal::{Fault, Watch};
 use e2e::syscall::Call;
+use e2e::tracer::{Traced, Tracer};
 use e2e::{Outcome, TestEnv, eventually, finish, send};
 use rustix::process::Signal;
 use std::collections::BTreeSet;
@@ -44,6 +45,18 @@ pub(crate) struct Came {
 }
 
 impl Came {
+    fn new(outcome: &Outcome, is_struck: bool) -> Self {
+        Self {
+            is_struck,
+            is_done: outcome.code == 0,
+            said: outcome.stderr.clone(),
+            panics: Vec::new(),
+            unclear: unclear(outcome),
+            lost: Vec::new(),
+            left: Vec::new(),
+        }
+    }
+
     pub(crate) fn is_well(&self) -> bool {
         let all = [&self.panics, &self.unclear, &self.lost, &self.left];
         all.iter().all(|wrong| wrong.is_empty())
@@ -93,15 +106,7 @@ impl Bench {
         let watch = Watch::attach(pid, self.env.path(), fault.cloned());
         let outcome = self.limited(operation.argv);
         let seen = watch.end();
-        let mut came = Came {
-            is_struck: seen.refused > 0,
-            is_done: outcome.code == 0,
-            said: outcome.stderr.clone(),
-            panics: Vec::new(),
-            unclear: unclear(&outcome),
-            lost: Vec::new(),
-            left: Vec::new(),
-        };
+        let mut came = Came::new(&outcome, seen.refused > 0);
         if self.env.daemon_pid() != Some(pid) {
             came.panics.push("the daemon died".to_owned());
         }
@@ -116,6 +121,24 @@ impl Bench {
         came.panics.extend(panics.map(str::to_owned));
         self.clear(operation, &mut came);
         (seen.calls, came)
+    }
+
+    /// Does it while the daemon is killed at a stop, if one is given; what was seen of it, and what
+    /// came of it.
+    pub(crate) fn kill(&self, operation: &Operation, at: Option<usize>) -> (Traced, Came) {
+        self.prepare(operation.before);
+        let daemon = self.daemon();
+        let process = i32::try_from(daemon).unwrap();
+        let tracer = Tracer::of(move || Some(process), at, Vec::new());
+        let outcome = self.limited(operation.argv);
+        let traced = tracer.end();
+        if at.is_some() {
+            self.restart();
+        }
+        let mut came = Came::new(&outcome, traced.struck.is_some());
+        self.look_for_lost(operation, &mut came);
+        self.clear(operation, &mut came);
+        (traced, came)
     }
 
     /// Brings the VM to where the operation finds it.

@@ -1,11 +1,11 @@
 //! An image imported, while its builder is killed: it is there whole or not at all, and the same
 //! import then works and leaves nothing of the first.
 
-use super::tracer::{Traced, Tracer};
 use super::vms::soon_none;
-use super::{MANY, Row, points, spread};
+use super::{Row, points};
 use crate::{HOME, OWNER, as_owner, as_root, run};
 use e2e::Outcome;
+use e2e::tracer::{Traced, Tracer};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
@@ -27,7 +27,7 @@ pub(super) fn killed() -> Row {
     let whole = tracer.end();
     clear(&before);
     let mut row = Row::new("image import", "builder", whole);
-    for at in spread(whole, points(MANY)) {
+    for at in whole.spread(points()) {
         let tracer = Tracer::of(builder, Some(at), Vec::new());
         let done = import();
         let traced = tracer.end();

@@ -1,10 +1,10 @@
 //! Installed, upgraded and uninstalled, while the program that does it is killed: the same again
 //! finishes, and uninstalling leaves nothing.
 
-use super::tracer::{Traced, Tracer};
 use super::vms::{main_process, soon_none};
-use super::{Row, SOME, points, spread};
+use super::{Row, points};
 use crate::{OWNER, as_owner, as_root, command, run};
+use e2e::tracer::{Traced, Tracer};
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
@@ -32,20 +32,20 @@ const HALF: &str = "find /etc /usr/lib/banger /usr/local/bin -name '.banger-*'";
 /// Each with the program that does it killed.
 pub(super) fn killed() -> Vec<Row> {
     let rows = vec![
-        sample("system install", SOME, purge, INSTALL),
-        sample("system upgrade", SOME, put_other, INSTALL),
-        sample("system uninstall", SOME, install, UNINSTALL),
+        sample("system install", purge, INSTALL),
+        sample("system upgrade", put_other, INSTALL),
+        sample("system uninstall", install, UNINSTALL),
     ];
     fs::remove_dir_all(OTHER).unwrap();
     rows
 }
 
-fn sample(name: &'static str, often: usize, before: fn(), asked: &str) -> Row {
+fn sample(name: &'static str, before: fn(), asked: &str) -> Row {
     before();
     let (code, whole) = asked_with(asked, None);
     assert_eq!(code, 0, "{name}");
     let mut row = Row::new(name, "itself", whole);
-    for (nth, at) in spread(whole, points(often)).enumerate() {
+    for (nth, at) in whole.spread(points()).enumerate() {
         before();
         let (code, traced) = asked_with(asked, Some(at));
         let mut lost = Vec::new();

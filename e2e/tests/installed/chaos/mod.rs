@@ -2,20 +2,18 @@
 //! it: what was acknowledged is there, nothing is left, and the daemon answers again at once. Beside
 //! it runs a VM that must not notice.
 //!
-//! `BANGER_CHAOS_POINTS` says how often for each operation, spread over its victims. Otherwise it is
-//! [`MANY`], or [`SOME`] where every point costs a boot or an installation more.
+//! `BANGER_CHAOS_POINTS` says how often for each operation, spread over its victims; otherwise it is
+//! [`POINTS`].
 
 mod image;
 mod installation;
-mod tracer;
 mod vms;
 
+use e2e::tracer::Traced;
 use std::time::{Duration, Instant};
-use tracer::Traced;
 
 /// How often for each operation, unless it is said.
-const MANY: usize = 20;
-const SOME: usize = 8;
+const POINTS: usize = 20;
 
 #[test]
 fn vms_are_as_they_were_said_to_be_whatever_is_killed() {
@@ -39,9 +37,9 @@ fn installations_can_be_finished_and_removed_whatever_is_killed() {
 }
 
 /// How often for an operation.
-fn points(unless_said: usize) -> usize {
+fn points() -> usize {
     let said = std::env::var("BANGER_CHAOS_POINTS").ok();
-    said.map_or(unless_said, |points| points.parse().unwrap())
+    said.map_or(POINTS, |points| points.parse().unwrap())
 }
 
 /// Shows what came of it all, and removes what the host did not have before.
@@ -127,9 +125,4 @@ impl Row {
             self.took.as_secs_f64()
         )
     }
-}
-
-/// The stops at which to strike, spread over all that were seen.
-fn spread(whole: Traced, points: usize) -> impl Iterator<Item = usize> {
-    (1..=points).map(move |point| whole.stops * point / (points + 1))
 }

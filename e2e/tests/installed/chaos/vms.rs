@@ -1,9 +1,9 @@
 //! What is done with VMs, while the daemon, the helper, both or the VMM is killed.
 
-use super::tracer::{Traced, Tracer};
-use super::{MANY, Row, SOME, points, spread};
+use super::{Row, points};
 use crate::remains::{remains, remains_with_files};
 use crate::{OWNER, as_owner, as_root, inspect, run};
+use e2e::tracer::{Traced, Tracer};
 use e2e::{Outcome, eventually};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -44,7 +44,6 @@ struct Operation {
     before: Stands,
     after: Stands,
     victims: &'static [Victim],
-    points: usize,
 }
 
 const ALL: &[Victim] = &[Daemon, Helper, Both, Vmm];
@@ -56,7 +55,6 @@ const OPERATIONS: [Operation; 6] = [
         before: Stands::Nowhere,
         after: Stands::Nowhere,
         victims: ALL,
-        points: MANY,
     },
     Operation {
         name: "create --start",
@@ -64,7 +62,6 @@ const OPERATIONS: [Operation; 6] = [
         before: Stands::Nowhere,
         after: Stands::Runs,
         victims: ALL,
-        points: SOME,
     },
     Operation {
         name: "start",
@@ -72,7 +69,6 @@ const OPERATIONS: [Operation; 6] = [
         before: Stands::Made,
         after: Stands::Runs,
         victims: ALL,
-        points: MANY,
     },
     Operation {
         name: "stop",
@@ -80,7 +76,6 @@ const OPERATIONS: [Operation; 6] = [
         before: Stands::Runs,
         after: Stands::Ended,
         victims: ALL,
-        points: SOME,
     },
     Operation {
         name: "rm --force",
@@ -88,7 +83,6 @@ const OPERATIONS: [Operation; 6] = [
         before: Stands::Runs,
         after: Stands::Nowhere,
         victims: ALL,
-        points: SOME,
     },
     Operation {
         name: "prune",
@@ -96,7 +90,6 @@ const OPERATIONS: [Operation; 6] = [
         before: Stands::Ended,
         after: Stands::Nowhere,
         victims: &[Daemon, Helper, Both],
-        points: MANY,
     },
 ];
 
@@ -110,9 +103,9 @@ pub(super) fn killed() -> Vec<Row> {
         clear(&beside);
         for (nth, victim) in operation.victims.iter().enumerate() {
             let seen = whole[if *victim == Both { 0 } else { nth }];
-            let share = (points(operation.points) + nth) / operation.victims.len();
+            let share = (points() + nth) / operation.victims.len();
             let mut row = Row::new(operation.name, name_of(*victim), seen);
-            for at in spread(seen, share) {
+            for at in seen.spread(share) {
                 strike(&mut row, operation, *victim, at, &beside);
             }
             println!("{}", row.line());

@@ -1,7 +1,7 @@
 //! Watches the system calls of a process, all of its threads, and strikes at the so manieth: the
 //! thread that makes it is held there while SIGKILL is sent, so nothing of the process runs on.
 
-use e2e::seize::seize;
+use crate::seize::seize;
 use nix::errno::Errno;
 use nix::sys::ptrace;
 use nix::sys::signal::{Signal, kill};
@@ -23,15 +23,23 @@ const LOOK_AGAIN: Duration = Duration::from_millis(2);
 
 /// What came of it.
 #[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Traced {
+pub struct Traced {
     /// How many stops were seen: every call has two, before it and after it.
-    pub(crate) stops: usize,
+    pub stops: usize,
     /// When it was struck, if it was.
-    pub(crate) struck: Option<Instant>,
+    pub struck: Option<Instant>,
+}
+
+impl Traced {
+    /// So many stops at which to strike, spread over all that were seen.
+    pub fn spread(self, points: usize) -> impl Iterator<Item = usize> {
+        (1..=points).map(move |point| self.stops * point / (points + 1))
+    }
 }
 
 /// Watches a process that is there or is to come.
-pub(crate) struct Tracer {
+#[derive(Debug)]
+pub struct Tracer {
     process: Arc<AtomicI32>,
     is_over: Arc<AtomicBool>,
     thread: JoinHandle<Traced>,
@@ -40,7 +48,7 @@ pub(crate) struct Tracer {
 impl Tracer {
     /// Kills the process that `find` gives, and `others` with it, at the stop with this number,
     /// if one is given. Returns once every thread of a process that is there is held.
-    pub(crate) fn of(
+    pub fn of(
         mut find: impl FnMut() -> Option<i32> + Send + 'static,
         at: Option<usize>,
         others: Vec<i32>,
@@ -79,7 +87,7 @@ impl Tracer {
     }
 
     /// Lets the process go on by itself, if it still does.
-    pub(crate) fn end(self) -> Traced {
+    pub fn end(self) -> Traced {
         self.is_over.store(true, Ordering::SeqCst);
         while !self.thread.is_finished() {
             let process = self.process.load(Ordering::SeqCst);
