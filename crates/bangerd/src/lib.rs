@@ -19,6 +19,7 @@ mod handlers;
 mod host;
 pub mod listen;
 mod lock;
+mod log;
 mod net_plan;
 mod network;
 mod notify;

@@ -8,23 +8,23 @@ use crate::config::{self, ConfigError};
 use crate::daemon::{Daemon, Options, Role};
 use crate::listen;
 use crate::lock::DaemonLock;
+use crate::log;
 use crate::notify;
 use crate::problem::Refusal;
 use banger_api::{Dirs, DirsError, Install, InstallError};
 use rustix::fs::{Mode, OFlags};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use std::convert::Infallible;
 use std::io::Write;
 use std::os::fd::AsFd;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-
-/// A log larger than this is put aside when the daemon starts, in bytes.
-const MAX_LOG: u64 = 4 << 20;
 
 /// The longest path a Unix socket can have, in bytes.
 const MAX_SOCKET_PATH: usize = 107;
@@ -35,8 +35,8 @@ const BUILDER_IDLE: Duration = Duration::from_secs(60);
 /// How long clients that had connected when an idle daemon hid its socket may take to be seen.
 const LAST_CALL: Duration = Duration::from_millis(100);
 
-/// How often the log is looked at.
-const LOG_EVERY: Duration = Duration::from_secs(60);
+/// How often the daemon looks whether its socket is still there.
+const SOCKET_EVERY: Duration = Duration::from_secs(2);
 
 /// How many files a daemon may have open: as `LimitNOFILE` in its unit.
 const OPEN_FILES: u64 = 65_536;
@@ -188,9 +188,9 @@ pub fn run(role: Role) -> Result<(), StartError> {
             other => other,
         }
     })?;
-    cap_log(&dirs.daemon_log());
+    log::cap(&dirs.daemon_log());
     tracing_subscriber::fmt()
-        .with_writer(std::io::stderr)
+        .with_writer(log::Writer::new)
         .with_ansi(false)
         .with_max_level(tracing::Level::INFO)
         // It would say on standard error that standard error cannot be written to, and panic.
@@ -227,11 +227,12 @@ async fn serve(role: Role, dirs: Dirs) -> Result<(), StartError> {
     let daemon = open(Options::new(role, dirs)).await?;
     let listener = bind(&socket)?;
     let stop = CancellationToken::new();
-    let server = tokio::spawn(listen::serve(Arc::clone(&daemon), listener, stop.clone()));
+    let mut servers = JoinSet::new();
+    servers.spawn(listen::serve(Arc::clone(&daemon), listener, stop.clone()));
     announce_ready();
     notify::tell(notify::State::Ready);
     let alive = tokio::spawn(stay_alive(notify::alive_every()));
-    let capped = tokio::spawn(keep_small(log, LOG_EVERY));
+    let capped = tokio::spawn(log::keep_small(log));
     // Looked for ahead of the first run. What fails here is told to whoever needs it.
     let ahead = Arc::clone(&daemon);
     drop(tokio::spawn(async move {
@@ -247,6 +248,9 @@ async fn serve(role: Role, dirs: Dirs) -> Result<(), StartError> {
             _ = terminate.recv() => break "told to terminate",
             _ = interrupt.recv() => break "interrupted",
             () = daemon.activity().idle_for(|| idle_limit(role, &config_path)) => {}
+            never = keep_socket(&socket, |listener| {
+                servers.spawn(listen::serve(Arc::clone(&daemon), listener, stop.clone()));
+            }) => match never {},
         }
         if !is_called_back(&daemon, &socket).await {
             break "nothing to do";
@@ -263,8 +267,10 @@ async fn serve(role: Role, dirs: Dirs) -> Result<(), StartError> {
     }
     stop.cancel();
     daemon.shutdown().await;
-    if let Err(error) = server.await {
-        tracing::error!(%error, "the server failed");
+    while let Some(ended) = servers.join_next().await {
+        if let Err(error) = ended {
+            tracing::error!(%error, "a server failed");
+        }
     }
     alive.abort();
     capped.abort();
@@ -281,13 +287,23 @@ async fn stay_alive(every: Option<Duration>) {
     }
 }
 
-/// Cuts the log of a daemon that runs for long.
-async fn keep_small(log: PathBuf, every: Duration) {
+/// Makes the socket again when somebody has removed it, as those do who clean up below /tmp: nobody could
+/// reach this daemon, and while it has the lock there is no other.
+async fn keep_socket(socket: &Path, mut serve: impl FnMut(UnixListener)) -> Infallible {
     loop {
-        tokio::time::sleep(every).await;
-        let log = log.clone();
-        // It logs what fails itself.
-        let _done = tokio::task::spawn_blocking(move || cap_log(&log)).await;
+        tokio::time::sleep(SOCKET_EVERY).await;
+        // Without its directory there is no place for it.
+        let is_gone = !socket.exists() && socket.parent().is_some_and(Path::exists);
+        if !is_gone {
+            continue;
+        }
+        match bind(socket) {
+            Ok(listener) => {
+                tracing::warn!(socket = %socket.display(), "made again: it was removed");
+                serve(listener);
+            }
+            Err(error) => tracing::error!(%error, "make the socket again"),
+        }
     }
 }
 
@@ -389,64 +405,9 @@ fn announce_ready() {
     }
 }
 
-/// Puts the log aside when it has grown. Standard error is open on it in
-/// append mode if the command line started us, so it is copied and cut, not renamed.
-fn cap_log(path: &Path) {
-    let Ok(meta) = std::fs::symlink_metadata(path) else {
-        return;
-    };
-    if !meta.is_file() || meta.len() <= MAX_LOG {
-        return;
-    }
-    let mut old = path.as_os_str().to_owned();
-    old.push(".1");
-    let cut = std::fs::copy(path, &old).and_then(|_| {
-        std::fs::OpenOptions::new()
-            .write(true)
-            .custom_flags(i32::try_from(OFlags::NOFOLLOW.bits()).unwrap_or_default())
-            .open(path)?
-            .set_len(0)
-    });
-    if let Err(error) = cut {
-        // The subscriber may not be there yet.
-        let _written = writeln!(std::io::stderr(), "bangerd: cut the log: {error}");
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn large_log_is_put_aside_in_place() {
-        let temp = tempfile::tempdir().unwrap();
-        let path = temp.path().join("bangerd.log");
-        std::fs::write(&path, vec![b'x'; 5 << 20]).unwrap();
-        cap_log(&path);
-        assert_eq!(std::fs::metadata(&path).unwrap().len(), 0);
-        let old = temp.path().join("bangerd.log.1");
-        assert_eq!(std::fs::metadata(old).unwrap().len(), 5 << 20);
-    }
-
-    #[tokio::test]
-    async fn a_log_that_grows_while_the_daemon_runs_is_put_aside_each_time() {
-        let temp = tempfile::tempdir().unwrap();
-        let path = temp.path().join("bangerd.log");
-        let kept = tokio::spawn(keep_small(path.clone(), Duration::from_millis(10)));
-        for byte in [b'a', b'b'] {
-            std::fs::write(&path, vec![byte; 5 << 20]).unwrap();
-            let is_cut = async {
-                while std::fs::metadata(&path).unwrap().len() > 0 {
-                    tokio::time::sleep(Duration::from_millis(10)).await;
-                }
-            };
-            let limit = Duration::from_secs(60);
-            tokio::time::timeout(limit, is_cut).await.unwrap();
-            let old = std::fs::read(temp.path().join("bangerd.log.1")).unwrap();
-            assert!(old == vec![byte; 5 << 20], "{} bytes", old.len());
-        }
-        kept.abort();
-    }
 
     #[tokio::test]
     async fn bind_replaces_a_stale_socket_and_refuses_long_paths() {

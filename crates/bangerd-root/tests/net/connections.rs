@@ -250,6 +250,56 @@ fn net_s14_peers_that_leave_before_the_answer_leak_nothing() {
 }
 
 #[test]
+fn net_x8_a_flood_of_refusals_is_a_hundred_lines_of_the_log_and_a_number() {
+    let host = Host::new();
+    let began = std::time::Instant::now();
+    for _ in 0..500 {
+        ask(&host, b"no request");
+    }
+    let (lines, took) = (host.log().lines().count(), began.elapsed());
+    // Periods of ten seconds, each with its first line about what the one before left out.
+    let periods = usize::try_from(took.as_secs()).unwrap() / 10 + 1;
+    assert!(
+        (100..=101 * periods).contains(&lines),
+        "{lines} in {took:?}"
+    );
+    std::thread::sleep(Duration::from_secs(11));
+    ask(&host, b"no request");
+    let log = host.log();
+    let counted: usize = log
+        .lines()
+        .filter_map(|line| line.strip_suffix(" lines were not written"))
+        .map(|number| number.parse::<usize>().unwrap())
+        .sum();
+    let written = log
+        .lines()
+        .filter(|line| line.starts_with("refused"))
+        .count();
+    assert_eq!(counted + written, 501, "{log}");
+}
+
+#[test]
+fn net_c16_a_log_that_nobody_reads_or_that_is_closed_holds_nothing_up() {
+    let full = || {
+        let (reader, mut writer) = std::io::pipe().unwrap();
+        rustix::io::ioctl_fionbio(&writer, true).unwrap();
+        while writer.write(&[b'x'; 4096]).is_ok() {}
+        rustix::io::ioctl_fionbio(&writer, false).unwrap();
+        (reader, OwnedFd::from(writer))
+    };
+    let closed = std::io::pipe().unwrap().1;
+    let (_reader, full) = full();
+    for log in [full, closed.into()] {
+        let mut host = Host::idle();
+        host.start_logging_to(log);
+        for _ in 0..200 {
+            ask(&host, b"no request");
+        }
+        host.status();
+    }
+}
+
+#[test]
 fn net_c12_a_second_helper_for_the_same_directories_is_refused() {
     let host = Host::new();
     host.status();

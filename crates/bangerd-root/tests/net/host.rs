@@ -118,30 +118,36 @@ impl Host {
 
     /// Starts the helper, listening.
     pub(crate) fn start(&mut self) {
+        let log = self.open_log();
+        self.start_logging_to(log);
+    }
+
+    /// Starts the helper, listening, with another log.
+    pub(crate) fn start_logging_to(&mut self, log: OwnedFd) {
         let socket = self.path("root.sock");
         if socket.exists() {
             std::fs::remove_file(&socket).unwrap();
         }
         let listener = UnixListener::bind(&socket).unwrap();
         std::fs::set_permissions(&socket, PermissionsExt::from_mode(0o666)).unwrap();
-        self.spawn(listener.into());
+        self.spawn(listener.into(), log);
     }
 
     /// Starts the helper with one connection.
     pub(crate) fn start_connected(&mut self) -> Client {
         let (ours, theirs) = UnixStream::pair().unwrap();
-        self.spawn(theirs.into());
+        let log = self.open_log();
+        self.spawn(theirs.into(), log);
         Client::over(ours.into())
     }
 
-    fn spawn(&mut self, socket: OwnedFd) {
-        let log = std::fs::File::options();
-        let log = log
-            .clone()
-            .append(true)
-            .create(true)
-            .open(self.path("log"))
-            .unwrap();
+    fn open_log(&self) -> OwnedFd {
+        let mut log = std::fs::File::options();
+        let log = log.append(true).create(true).open(self.path("log"));
+        log.unwrap().into()
+    }
+
+    fn spawn(&mut self, socket: OwnedFd, log: OwnedFd) {
         let mut words = self.helper_words();
         words.extend(["--fd", "0", "--owner", "1234"].map(str::to_owned));
         let words: Vec<&str> = words.iter().map(String::as_str).collect();

@@ -8,6 +8,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
+use std::time::Duration;
 use tempfile::TempDir;
 
 struct Bangerd {
@@ -50,12 +51,16 @@ impl Bangerd {
     }
 
     fn spawn_with(variables: &[(&str, &Path)]) -> Self {
+        Self::spawn_logging_to(Stdio::null(), variables)
+    }
+
+    fn spawn_logging_to(log: impl Into<Stdio>, variables: &[(&str, &Path)]) -> Self {
         let mut child = Command::new(env!("CARGO_BIN_EXE_bangerd"))
             .env_clear()
             .envs(variables.iter().copied())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
-            .stderr(Stdio::null())
+            .stderr(log)
             .spawn()
             .unwrap();
         let stdout = BufReader::new(child.stdout.take().unwrap());
@@ -138,6 +143,47 @@ async fn daemon_says_ready_serves_and_ends_in_order() {
     }
     for file in std::fs::read_dir(home.path().join("state")).unwrap() {
         assert_eq!(mode(&file.unwrap().path()) & 0o077, 0);
+    }
+    assert!(daemon.terminate().success());
+    assert!(!socket.exists());
+}
+
+#[tokio::test]
+async fn a_log_that_nobody_reads_or_that_is_closed_holds_nothing_up() {
+    let (_reader, mut full) = std::io::pipe().unwrap();
+    rustix::io::ioctl_fionbio(&full, true).unwrap();
+    while full.write(&[b'x'; 4096]).is_ok() {}
+    rustix::io::ioctl_fionbio(&full, false).unwrap();
+    let (_, closed) = std::io::pipe().unwrap();
+    for log in [full, closed] {
+        let (home, socket) = home();
+        let mut daemon = Bangerd::spawn_logging_to(log, &[("BANGER_HOME", home.path())]);
+        // It has written of its start by then.
+        assert_eq!(daemon.line(), "ready\n");
+        let client = Client::new(&socket);
+        let version = client.get::<VersionView>("/v1/version");
+        let version = tokio::time::timeout(PATIENCE, version).await.unwrap();
+        assert_eq!(version.unwrap().pid, daemon.child.id());
+        assert!(daemon.terminate().success());
+    }
+}
+
+#[tokio::test]
+async fn a_socket_that_was_removed_is_made_again() {
+    let (home, socket) = home();
+    let daemon = Bangerd::ready(home.path());
+    for _ in 0..2 {
+        std::fs::remove_file(&socket).unwrap();
+        let is_back = async {
+            while !socket.exists() {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, is_back).await.unwrap();
+        assert_eq!(mode(&socket), 0o600);
+        let client = Client::new(&socket);
+        let version: VersionView = client.get("/v1/version").await.unwrap();
+        assert_eq!(version.pid, daemon.child.id());
     }
     assert!(daemon.terminate().success());
     assert!(!socket.exists());
@@ -392,7 +438,7 @@ fn without_descriptors_clients_are_told_so_nothing_spins_and_it_recovers() {
         .map(|_| UnixStream::connect(&socket).unwrap())
         .collect();
     let before = daemon.ticks();
-    std::thread::sleep(std::time::Duration::from_secs(2));
+    std::thread::sleep(Duration::from_secs(2));
     let used = daemon.ticks() - before;
     println!("{used} ticks of CPU in 2 s without descriptors");
     assert!(used < 50, "{used} ticks in 2 s");
