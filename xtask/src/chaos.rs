@@ -1,27 +1,40 @@
-//! `cargo xtask chaos`: the root helper killed and refused in each of its verbs, then everything else
-//! killed in whatever is asked, each in a lab of its own; at the end, all tables once more.
+//! `cargo xtask chaos`: the root helper killed and refused in each of its verbs, and everything else
+//! killed in whatever is asked, in two labs side by side; at the end, all tables once more.
 
-use crate::smoke::{KILLED, Tests};
+use crate::smoke::{KILLED_APART, KILLED_THERE, Tests, side_by_side};
 use anyhow::Result;
+use std::sync::{Mutex, PoisonError};
 
 /// How the first line of a table begins.
 const HEADINGS: [&str; 2] = ["verb  ", "operation  "];
 
 pub(crate) fn run() -> Result<()> {
     let tests = Tests::build()?;
-    let mut tables = Vec::new();
-    let helper = tests.in_a_lab("helper", |lab| {
-        let said = tests.helper.tell_long(lab)?;
-        tables.extend(said.iter().flat_map(|said| tables_in(&said.text)));
-        Ok(said.map(|said| said.code).to_vec())
-    });
-    let killed = tests.in_a_lab("killed", |lab| {
-        let said = tests.tell_killed(lab, &[KILLED])?;
-        tables.extend(tables_in(&said.text));
-        Ok(vec![said.code])
-    });
+    let tables = Mutex::new(Vec::new());
+    let keep = |text: &str| {
+        let mut tables = tables.lock().unwrap_or_else(PoisonError::into_inner);
+        tables.extend(tables_in(text));
+    };
+    let helper = || {
+        tests.in_a_lab("helper", |lab| {
+            let [vmm, net] = tests.helper.tell_long(lab)?;
+            let killed = tests.tell_killed(lab, &KILLED_THERE)?;
+            let said = [vmm, net, killed];
+            said.iter().for_each(|said| keep(&said.text));
+            Ok(said.map(|said| said.code).to_vec())
+        })
+    };
+    let killed = || {
+        tests.in_a_lab("killed", |lab| {
+            let said = tests.tell_killed(lab, &[KILLED_APART])?;
+            keep(&said.text);
+            Ok(vec![said.code])
+        })
+    };
+    let outcome = side_by_side(helper, killed);
+    let tables = tables.into_inner().unwrap_or_else(PoisonError::into_inner);
     println!("{}", tables.join("\n"));
-    helper.and(killed)
+    outcome
 }
 
 /// The tables in what tests said: a heading, and what comes up to an empty line or a test's verdict.

@@ -49,9 +49,8 @@ const INSTALLED: &str = "an_installation";
 
 /// What is told as root: every operation with something killed in its middle. What takes longest has a
 /// host of its own, so that two take about as long as each other.
-pub(crate) const KILLED: &str = "chaos::";
-const KILLED_APART: &str = "chaos::vms";
-const KILLED_THERE: [&str; 2] = ["chaos::images", "chaos::installations"];
+pub(crate) const KILLED_APART: &str = "chaos::vms";
+pub(crate) const KILLED_THERE: [&str; 2] = ["chaos::images", "chaos::installations"];
 
 /// What VMs get in the lab: little, for its guests are emulated twice; and pages of 2 MiB, with
 /// which a guest boots in half the time and the emulated host lives longer.
@@ -90,25 +89,30 @@ pub(crate) fn run(filter: &[&str]) -> Result<()> {
             Ok(vec![tests.tell_killed(lab, &[KILLED_APART])?.code])
         }),
     };
-    // A lab keeps one CPU busy; both are told side by side.
-    let (promises, killed) = std::thread::scope(|scope| {
-        let killed = scope.spawn(killed);
-        let promises = promises();
-        let killed = killed
-            .join()
-            .unwrap_or_else(|_| Err(anyhow!("the story of what is killed broke off")));
-        (promises, killed)
-    });
-    if let (Err(_), Err(error)) = (&promises, &killed) {
-        eprintln!("smoke: {error:#}");
-    }
-    promises.and(killed)?;
+    side_by_side(promises, killed)?;
     println!(
         "smoke: prepared {:.0} s, in all {:.0} s",
         prepared.as_secs_f64(),
         start.elapsed().as_secs_f64()
     );
     Ok(())
+}
+
+/// Does both at once, for a lab keeps one CPU busy; fails if one does.
+pub(crate) fn side_by_side(
+    one: impl FnOnce() -> Result<()>,
+    other: impl FnOnce() -> Result<()> + Send,
+) -> Result<()> {
+    let (one, other) = std::thread::scope(|scope| {
+        let other = scope.spawn(other);
+        let one = one();
+        let other = other.join();
+        (one, other.unwrap_or_else(|_| Err(anyhow!("it broke off"))))
+    });
+    if let (Err(_), Err(error)) = (&one, &other) {
+        eprintln!("xtask: {error:#}");
+    }
+    one.and(other)
 }
 
 fn is_told(story: &str, filter: &[&str]) -> bool {
