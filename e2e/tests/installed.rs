@@ -9,6 +9,8 @@
     reason = "a test that cannot do its part fails there, and the story tells where it is"
 )]
 
+#[path = "installed/attacked.rs"]
+mod attacked;
 #[path = "installed/chaos/mod.rs"]
 mod chaos;
 #[path = "installed/refused.rs"]
@@ -57,6 +59,7 @@ fn an_installation_serves_its_owner_survives_its_services_and_leaves_nothing() {
     chapter("seen for what it is", watched::seen_for_what_it_is);
     chapter("a root of its own", snapshots::a_root_of_its_own);
     chapter("bounded", snapshots::bounded);
+    chapter("attacked", attacked::attacked);
     chapter("uninstalled", uninstalled);
     chapter(
         "refused at any step",
@@ -68,11 +71,13 @@ fn an_installation_serves_its_owner_survives_its_services_and_leaves_nothing() {
 /// Installing puts everything in place; again changes nothing.
 fn installed() {
     configured();
+    let elevating = attacked::elevating_files();
     let installed = as_root(&["banger", "system", "install", "--owner", OWNER]);
     assert!(installed.contains("is installed for dev"), "{installed}");
     let again = as_root(&["banger", "--json", "system", "install", "--owner", OWNER]);
     let again: Value = serde_json::from_str(&again).unwrap();
     assert_eq!(again["changes"], serde_json::json!([]), "{again}");
+    assert_eq!(attacked::elevating_files(), elevating);
     stored();
     let status: Value =
         serde_json::from_str(&as_owner(&["banger", "--json", "system", "status"])).unwrap();

@@ -222,12 +222,15 @@ impl From<StoreError> for Refusal {
 
 impl From<ConfigError> for Refusal {
     fn from(error: ConfigError) -> Self {
-        let code = match &error {
-            ConfigError::Io { source, .. } => io_code(source),
-            ConfigError::Unsafe { .. } => ProblemCode::Permission,
-            ConfigError::Syntax { .. } => ProblemCode::Invalid,
+        let correct = Some("correct the file, then repeat the command".to_owned());
+        let (code, hint) = match &error {
+            ConfigError::Io { source, .. } => (io_code(source), io_hint(source)),
+            ConfigError::Unsafe { .. } => (ProblemCode::Permission, correct),
+            ConfigError::Syntax { .. } => (ProblemCode::Invalid, correct),
         };
-        Self(with_sources(code, &error).hint("correct the file, then repeat the command"))
+        let mut problem = with_sources(code, &error);
+        problem.hint = hint;
+        Self(problem)
     }
 }
 

@@ -16,7 +16,7 @@ use super::snapshot;
 use crate::activity::ActivityGuard;
 use crate::daemon::Daemon;
 use crate::problem::Refusal;
-use banger_api::{EventKind, ProblemCode, VmState};
+use banger_api::{EventKind, Problem, ProblemCode, VmState};
 use banger_engine::{Machine, VmmExit};
 use std::sync::Arc;
 use std::time::Duration;
@@ -350,17 +350,18 @@ impl Driver {
         let Some(machine) = &self.machine else {
             return Ok(None);
         };
-        match tokio::time::timeout(KILL_LIMIT, machine.kill()).await {
-            Ok(Ok(())) => Ok(Some(machine.wait().await)),
-            Ok(Err(error)) => Err(error.into()),
-            Err(_) => Err(Refusal::new(
-                ProblemCode::TimedOut,
-                format!(
-                    "kill VM {:?}: its VMM does not end",
-                    self.record.plan.name.as_str()
-                ),
-            )),
-        }
+        let why = match tokio::time::timeout(KILL_LIMIT, machine.kill()).await {
+            Ok(Ok(())) => return Ok(Some(machine.wait().await)),
+            Ok(Err(error)) => Refusal::from(error).0,
+            Err(_) => Problem::new(ProblemCode::TimedOut, "its VMM does not end"),
+        };
+        let name = self.record.plan.name.as_str();
+        let mut refusal = Refusal::new(why.code, format!("kill VM {name:?}")).hint(
+            "its VMM may wait for a disk that hangs (sudo dmesg); repeat the command when it answers",
+        );
+        refusal.0.causes.push(why.message);
+        refusal.0.causes.extend(why.causes);
+        Err(refusal)
     }
 
     /// Records that the VMM has ended and clears what belonged to this life.

@@ -11,6 +11,7 @@ mod vms;
 
 use e2e::tracer::Traced;
 use std::time::{Duration, Instant};
+pub(crate) use vms::main_process;
 
 /// How often for each operation, unless it is said.
 const POINTS: usize = 20;

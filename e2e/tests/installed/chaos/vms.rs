@@ -240,7 +240,7 @@ fn end(victim: Victim) {
 }
 
 /// The process of a unit, which is started if it does not run.
-pub(super) fn main_process(unit: &str) -> i32 {
+pub(crate) fn main_process(unit: &str) -> i32 {
     as_root(&["systemctl", "start", unit]);
     let shown = as_root(&["systemctl", "show", "--property=MainPID", "--value", unit]);
     shown.trim().parse().unwrap()

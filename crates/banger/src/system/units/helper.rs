@@ -58,6 +58,7 @@ pub(super) const ROWS: &[Row] = &[
     service("LimitCORE", "0", "no memory of it on disk"),
     service("TasksMax", "512", ""),
     service("MemoryMax", "256M", ""),
+    service("CPUQuota", "100%", "one processor, however it is asked"),
     service("OOMScoreAdjust", "-500", ""),
     service("OOMPolicy", "continue", ""),
     service(
