@@ -16,6 +16,7 @@ const STATUS: &str = "dlstatus:";
 /// A private apt, below one directory.
 #[derive(Debug)]
 pub(crate) struct PrivateApt {
+    suite: String,
     directory: PathBuf,
 }
 
@@ -48,7 +49,10 @@ impl PrivateApt {
             let path = directory.join(part);
             fs::create_dir_all(&path).map_err(ImagesError::io("create", &path))?;
         }
-        let apt = Self { directory };
+        let apt = Self {
+            suite: source.suite().to_owned(),
+            directory,
+        };
         for (name, content) in [
             ("status", String::new()),
             ("etc/debian.sources", source.to_deb822()),
@@ -105,6 +109,12 @@ impl PrivateApt {
         result.map_err(|error| match error {
             ImagesError::Command { stderr, .. } if is_about_trust(&stderr) => {
                 ImagesError::Verification { reason: stderr }
+            }
+            ImagesError::Command { stderr, .. } if stderr.contains(NO_RELEASE) => {
+                ImagesError::NoSource {
+                    suite: self.suite.clone(),
+                    reason: stderr,
+                }
             }
             other => other,
         })
@@ -245,6 +255,9 @@ pub(crate) fn architecture() -> Result<&'static str, ImagesError> {
     }
 }
 
+/// What apt says of a mirror that has no such release at all. It refuses to use it then.
+const NO_RELEASE: &str = "does not have a Release file";
+
 /// Whether apt failed because of signatures, hashes or dates rather than the network.
 fn is_about_trust(stderr: &str) -> bool {
     [
@@ -259,7 +272,6 @@ fn is_about_trust(stderr: &str) -> bool {
         "isn't valid",
         "no longer signed",
         "Clearsigned file",
-        "does not have a Release file",
     ]
     .iter()
     .any(|sign| stderr.contains(sign))

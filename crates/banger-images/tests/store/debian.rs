@@ -50,6 +50,23 @@ fn pull_refused(file: &str, release: &str) {
 }
 
 #[test]
+fn pull_tells_a_mirror_without_the_release_from_one_that_is_not_to_be_trusted() {
+    if !has_apt() {
+        return;
+    }
+    let scene = Scene::new();
+    let root = scene.path("repository");
+    fs::create_dir_all(&root).unwrap();
+    let mirror = format!("file:{}", root.display());
+    let source = DebianSource::detect(Some(&mirror), "bookworm").unwrap();
+    let error = scene.store.kernel_pull(&source, &NoProgress).unwrap_err();
+    assert!(matches!(error, ImagesError::NoSource { .. }), "{error}");
+    assert!(error.hint().unwrap().contains("--mirror"), "{error}");
+    assert!(scene.store.kernels().unwrap().is_empty());
+    scene.assert_no_scratch();
+}
+
+#[test]
 fn pull_refuses_an_unsigned_repository() {
     pull_refused("Release", &release());
 }
