@@ -8,7 +8,7 @@ use e2e::{Outcome, TestEnv, eventually, finish, send};
 use rustix::process::Signal;
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -132,13 +132,29 @@ impl Bench {
         let tracer = Tracer::of(move || Some(process), at, Vec::new());
         let outcome = self.limited(operation.argv);
         let traced = tracer.end();
+        let annexes = self.annexes();
         if at.is_some() {
             self.restart();
         }
         let mut came = Came::new(&outcome, traced.struck.is_some());
         self.look_for_lost(operation, &mut came);
         self.clear(operation, &mut came);
+        for annex in annexes {
+            came.left
+                .extend(annex.exists().then(|| format!("{annex:?}")));
+            came.left.extend(work_in(&annex));
+        }
         (traced, came)
+    }
+
+    /// The directories elsewhere, of the system's for temporary files, that a build works in.
+    fn annexes(&self) -> Vec<PathBuf> {
+        let scratch = ["data/tmp", "cache/tmp"].map(|dir| self.env.join(dir));
+        let entries = scratch.into_iter().filter_map(|dir| fs::read_dir(dir).ok());
+        let links = entries.flatten().flatten();
+        links
+            .filter_map(|entry| fs::read_link(entry.path().join("annex")).ok())
+            .collect()
     }
 
     /// Brings the VM to where the operation finds it.
@@ -346,6 +362,16 @@ fn descriptors(pid: u32) -> Vec<String> {
         .collect();
     all.sort();
     all
+}
+
+/// Processes that have to do with a directory, by their words.
+fn work_in(dir: &Path) -> Vec<String> {
+    let processes = fs::read_dir("/proc").unwrap().flatten();
+    let words = processes.filter_map(|entry| fs::read_to_string(entry.path().join("cmdline")).ok());
+    words
+        .filter(|words| words.contains(dir.to_str().unwrap()))
+        .map(|words| format!("process {}", words.replace('\0', " ")))
+        .collect()
 }
 
 /// Children that ended and were not waited for.
