@@ -13,7 +13,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 /// How long an operation may take before it is called hung, in seconds.
-const LIMIT: &str = "180";
+const LIMIT: &str = "600";
 
 /// How long what is being let go of may take to be gone.
 const SETTLE: Duration = Duration::from_secs(15);
