@@ -225,16 +225,19 @@ impl Dir {
             .map(Self)
     }
 
-    /// Makes the directory `name`, which must not exist, with exactly this mode.
+    /// Makes the directory `name`, which must not exist, with exactly this mode; or leaves nothing.
     pub fn create_child(&self, name: &str, mode: u32) -> Result<Self, PathError> {
         check_name(name)?;
         let mode = plain_mode(name, mode)?;
         mkdirat(self, name, Mode::RWXU).map_err(failed("make directory", name))?;
-        let child = self.child(name)?;
-        // Not somebody else's, put in its place meanwhile.
-        child.verify(rustix::process::geteuid().as_raw(), 0o077)?;
-        fchmod(&child, mode).map_err(failed("chmod", name))?;
-        Ok(child)
+        let child = self.child(name).and_then(|child| {
+            // Not somebody else's, put in its place meanwhile.
+            child.verify(rustix::process::geteuid().as_raw(), 0o077)?;
+            fchmod(&child, mode).map_err(failed("chmod", name))?;
+            Ok(child)
+        });
+        // Where the kernel refused, it is ours and empty. The first refusal is told, not this one's.
+        child.inspect_err(|error| drop(error.errno().map(|_| self.remove_child(name))))
     }
 
     /// Opens the regular file `name`; `flags` are the access mode and what goes with it.
