@@ -8,10 +8,10 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// A log larger than this is put aside when the daemon starts, in bytes.
+/// A log larger than this is put aside, in bytes.
 const MAX_LOG: u64 = 4 << 20;
 
-/// How often the log is looked at.
+/// How often it is looked at after the start.
 const EVERY: Duration = Duration::from_secs(60);
 
 /// The most bytes of one entry: what a pipe that takes anything takes at once.
