@@ -25,7 +25,7 @@ const OUTPUT_HIGH: usize = 256 * 1024;
 const INPUT_HIGH: usize = 2 * STDIN_WINDOW;
 
 /// How many bytes of input are taken before the host is told.
-const TAKEN_STEP: usize = STDIN_WINDOW / 4;
+pub(super) const TAKEN_STEP: usize = STDIN_WINDOW / 4;
 
 /// Between TERM and KILL, and between HUP and KILL.
 const GRACE: Duration = Duration::from_secs(2);
