@@ -26,7 +26,7 @@ pub(crate) fn run() -> Result<()> {
     };
     let killed = || {
         tests.in_a_lab("killed", |lab| {
-            let said = tests.tell_killed(lab, &[KILLED_APART])?;
+            let said = tests.tell_killed(lab, &KILLED_APART)?;
             keep(&said.text);
             Ok(vec![said.code])
         })

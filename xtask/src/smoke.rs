@@ -49,7 +49,7 @@ const INSTALLED: &str = "an_installation";
 
 /// What is told as root: every operation with something killed in its middle. What takes longest has a
 /// host of its own, so that two take about as long as each other.
-pub(crate) const KILLED_APART: &str = "chaos::vms";
+pub(crate) const KILLED_APART: [&str; 2] = ["chaos::vms", "chaos::uninstalling"];
 pub(crate) const KILLED_THERE: [&str; 2] = ["chaos::images", "chaos::installations"];
 
 /// What VMs get in the lab: little, for its guests are emulated twice; and pages of 2 MiB, with
@@ -79,14 +79,15 @@ pub(crate) fn run(filter: &[&str]) -> Result<()> {
     let start = Instant::now();
     let tests = Tests::build()?;
     let prepared = start.elapsed();
+    let killed = told_of(&KILLED_APART, filter);
     let promises = || match filter {
-        [KILLED_APART] => Ok(()),
+        [one] if killed.contains(one) => Ok(()),
         _ => tests.in_a_lab("promises", |lab| tests.tell(lab, filter)),
     };
-    let killed = || match is_told(KILLED_APART, filter) {
-        false => Ok(()),
-        true => tests.in_a_lab("killed", |lab| {
-            Ok(vec![tests.tell_killed(lab, &[KILLED_APART])?.code])
+    let killed = || match killed.as_slice() {
+        [] => Ok(()),
+        stories => tests.in_a_lab("killed", |lab| {
+            Ok(vec![tests.tell_killed(lab, stories)?.code])
         }),
     };
     side_by_side(promises, killed)?;
@@ -113,6 +114,12 @@ pub(crate) fn side_by_side(
         eprintln!("xtask: {error:#}");
     }
     one.and(other)
+}
+
+fn told_of(stories: &[&'static str], filter: &[&str]) -> Vec<&'static str> {
+    let mut told = stories.to_vec();
+    told.retain(|story| is_told(story, filter));
+    told
 }
 
 fn is_told(story: &str, filter: &[&str]) -> bool {
@@ -222,10 +229,7 @@ impl Tests {
             let told = tell(lab, "root", &self.installed, "1", &[INSTALLED], LIMIT)?;
             codes.push(told.code);
         }
-        let killed: Vec<&str> = KILLED_THERE
-            .into_iter()
-            .filter(|story| is_told(story, filter))
-            .collect();
+        let killed = told_of(&KILLED_THERE, filter);
         if !killed.is_empty() {
             codes.push(self.tell_killed(lab, &killed)?.code);
         }

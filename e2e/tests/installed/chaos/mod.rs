@@ -32,9 +32,15 @@ fn images_are_whole_or_not_there_whatever_is_killed() {
 }
 
 #[test]
-fn installations_can_be_finished_and_removed_whatever_is_killed() {
+fn installations_and_upgrades_can_be_finished_and_removed_whatever_is_killed() {
     crate::configured();
-    sum_up(&installation::killed());
+    sum_up(&installation::installing_killed());
+}
+
+#[test]
+fn uninstalling_can_be_finished_whatever_is_killed() {
+    crate::configured();
+    sum_up(&[installation::uninstalling_killed()]);
 }
 
 /// How often for an operation.
