@@ -134,7 +134,10 @@ impl Watcher {
         loop {
             // What cannot be told now has been waited for already.
             if let Some(finding) = self.look().await {
-                self.note(finding);
+                // Of one that has ended its end is told, once what it leaves was removed.
+                if finding.is_ok() || self.machine.is_alive() {
+                    self.note(finding);
+                }
                 tokio::time::sleep(EVERY).await;
             }
         }

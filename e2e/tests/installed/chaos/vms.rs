@@ -291,18 +291,21 @@ fn lost(operation: &Operation, victim: Victim, done: &Outcome, beside: &Value) -
     if is_acknowledged && stands != operation.after && !is_excused {
         lost.push(format!("acknowledged, but {stands:?}: {done:#?}"));
     }
-    if let Some(vm) = &settled {
-        match stands {
-            Stands::Runs => {
-                let status = fs::read_to_string(format!("/proc/{}/comm", vm["pid"]));
-                if !status.as_deref().is_ok_and(|name| name == "firecracker\n") {
-                    lost.push(format!("said to run, but {status:?}: {vm}"));
-                }
-            }
-            _ => lost.extend(soon_none(|| of_others(remains(), beside))),
-        }
+    match stands {
+        Stands::Nowhere => {}
+        // An end is told when the helper has cleared up, which may have to be started again.
+        Stands::Runs => lost.extend(soon_none(|| said_to_run().into_iter().collect())),
+        _ => lost.extend(soon_none(|| of_others(remains(), beside))),
     }
     lost
+}
+
+/// What is wrong with the struck VM if it is said to run and does not.
+fn said_to_run() -> Option<String> {
+    let vm = settle().filter(|vm| vm["state"] == "running")?;
+    let program = fs::read_to_string(format!("/proc/{}/comm", vm["pid"]));
+    let runs = program.as_deref().is_ok_and(|name| name == "firecracker\n");
+    (!runs).then(|| format!("said to run, but {program:?}: {vm}"))
 }
 
 /// The struck VM, once nothing is done with it any more.
