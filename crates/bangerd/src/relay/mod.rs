@@ -103,9 +103,7 @@ impl GuestEnd {
                 Err(Refusal::of_guest(parse::<Failure>(&frame)?))
             }
             Ok(Some(frame)) => Err(out_of_place("the guest's agent", frame.kind)),
-            Ok(None) | Err(ClientError::Io(_)) if has_ended(&self.machine).await => {
-                Err(gone(&self.vm).await)
-            }
+            Ok(None) | Err(_) if has_ended(&self.machine).await => Err(gone(&self.vm).await),
             Ok(None) => Err(broken(&self.vm, &self.machine, &ClientError::Ended).await),
             Err(error) => Err(misspoke(&error)),
         }
@@ -148,7 +146,7 @@ impl GuestEnd {
                     Ok(Some(frame)) => frame,
                     Ok(None) => return Ok(Told::Ended),
                     Err(ClientError::Io(_)) => return Ok(Told::Ended),
-                    Err(error) => return Err(misspoke(&error)),
+                    Err(error) => return Ok(Told::Nonsense(error)),
                 };
                 if !lanes.to_host.contains(&frame.kind) {
                     return Err(out_of_place("the guest's agent", frame.kind));
@@ -178,7 +176,11 @@ impl GuestEnd {
         match told {
             Told::Exit(exit) => Ok(Relayed::Exit(exit)),
             Told::ClientGone => Ok(Relayed::ClientGone),
-            Told::Ended if has_ended(&self.machine).await => Err(gone(&self.vm).await),
+            // Its end may have come within a frame.
+            Told::Ended | Told::Nonsense(_) if has_ended(&self.machine).await => {
+                Err(gone(&self.vm).await)
+            }
+            Told::Nonsense(error) => Err(misspoke(&error)),
             Told::Ended if lanes.to_host.contains(&Kind::Exit) => Err(Refusal::new(
                 ProblemCode::Internal,
                 format!(
@@ -201,6 +203,7 @@ enum Broken {
 enum Told {
     Exit(Exit),
     Ended,
+    Nonsense(ClientError),
     ClientGone,
 }
 

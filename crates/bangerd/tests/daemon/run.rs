@@ -184,10 +184,8 @@ async fn client_that_does_not_read_keeps_nothing_and_then_reads_whole_frames() {
         .await
         .expect("the VM goes though its client is silent");
     env.assert_nothing_left().await;
-    assert_eq!(
-        ends_with_problem(&mut stream).await.code,
-        ProblemCode::VmGone
-    );
+    let problem = ends_with_problem(&mut stream).await;
+    assert_eq!(problem.code, ProblemCode::VmGone, "{problem:?}");
 }
 
 #[tokio::test]
