@@ -170,12 +170,20 @@ impl Row {
     }
 }
 
+/// Whether the daemon may be watched; where not, that is said.
+fn may_watch() -> bool {
+    let may = e2e::refusal::is_allowed();
+    if !may {
+        println!("skipped: kernel.yama.ptrace_scope keeps the daemon from being watched");
+    }
+    may
+}
+
 type Rows = BTreeMap<(&'static str, String), Row>;
 
 #[test]
 fn whatever_the_kernel_refuses_the_daemon_loses_and_leaves_nothing() {
-    if !e2e::refusal::is_allowed() {
-        println!("skipped: kernel.yama.ptrace_scope keeps the daemon from being watched");
+    if !may_watch() {
         return;
     }
     let asked = std::env::var("BANGER_CHAOS_POINTS").ok();
@@ -254,8 +262,7 @@ const KILLS: usize = 20;
 
 #[test]
 fn an_image_is_built_or_not_there_whenever_the_daemon_is_killed() {
-    if !e2e::refusal::is_allowed() {
-        println!("skipped: kernel.yama.ptrace_scope keeps the daemon from being watched");
+    if !may_watch() {
         return;
     }
     let points = std::env::var("BANGER_CHAOS_POINTS").ok();

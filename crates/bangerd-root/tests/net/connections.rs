@@ -280,18 +280,14 @@ fn net_x8_a_flood_of_refusals_is_a_hundred_lines_of_the_log_and_a_number() {
 
 #[test]
 fn net_c16_a_log_that_nobody_reads_or_that_is_closed_holds_nothing_up() {
-    let full = || {
-        let (reader, mut writer) = std::io::pipe().unwrap();
-        rustix::io::ioctl_fionbio(&writer, true).unwrap();
-        while writer.write(&[b'x'; 4096]).is_ok() {}
-        rustix::io::ioctl_fionbio(&writer, false).unwrap();
-        (reader, OwnedFd::from(writer))
-    };
-    let closed = std::io::pipe().unwrap().1;
-    let (_reader, full) = full();
-    for log in [full, closed.into()] {
+    let (_reader, mut full) = std::io::pipe().unwrap();
+    rustix::io::ioctl_fionbio(&full, true).unwrap();
+    while full.write(&[b'x'; 4096]).is_ok() {}
+    rustix::io::ioctl_fionbio(&full, false).unwrap();
+    let (_, closed) = std::io::pipe().unwrap();
+    for log in [full, closed] {
         let mut host = Host::idle();
-        host.start_logging_to(log);
+        host.start_logging_to(log.into());
         for _ in 0..200 {
             ask(&host, b"no request");
         }
