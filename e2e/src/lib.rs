@@ -17,6 +17,7 @@ pub mod refusal;
 pub mod seize;
 pub mod syscall;
 pub mod terminal;
+mod testimony;
 pub mod tracer;
 
 use rustix::event::{PollFd, PollFlags, poll};
@@ -271,8 +272,16 @@ impl Default for TestEnv {
 }
 
 impl Drop for TestEnv {
-    /// Kills the VMs and the daemon that these surroundings recorded, nothing else.
+    /// Kills the VMs and the daemon that these surroundings recorded, nothing else. A test that fails
+    /// says before what they were about.
+    #[expect(
+        clippy::print_stdout,
+        reason = "the harness shows it with the test that failed"
+    )]
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            println!("{}", testimony::of(self));
+        }
         for pid in self.vmms() {
             send(pid, rustix::process::Signal::KILL);
         }

@@ -108,11 +108,17 @@ fn cargo(args: &[&str]) -> Command {
     command
 }
 
-/// Builds these test programs of a package, to be run elsewhere.
+/// Builds these test programs of a package, to be run elsewhere; one named as the package is that of
+/// its unit tests.
 fn built<const N: usize>(package: &str, names: [&str; N]) -> Result<[PathBuf; N]> {
     let mut command = cargo(&["test", "--no-run", "--message-format=json"]);
     command.args(["--package", package]);
-    command.args(names.iter().flat_map(|name| ["--test", name]));
+    for name in names {
+        match package.replace('-', "_") == name {
+            true => command.arg("--lib"),
+            false => command.args(["--test", name]),
+        };
+    }
     let output = command
         .output()
         .with_context(|| format!("build the tests of {package}"))?;

@@ -88,8 +88,7 @@ impl Test {
     }
 
     fn in_lab(&self, lab: &Lab, part: &str, moments: usize) -> Result<i32> {
-        let name = self.program.file_name().and_then(|name| name.to_str());
-        let program = format!("{}/{}", smoke::HOME, name.context("no name")?);
+        let program = smoke::in_lab(&self.program)?;
         let variables = [
             format!("BANGER_E2E_DIST={}/dist", smoke::HOME),
             format!("BANGER_E2E_STORE={}/e2e-store", smoke::HOME),

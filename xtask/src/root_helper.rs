@@ -77,14 +77,9 @@ impl Tests {
     }
 
     fn run(&self, lab: &Lab, test: &Path, arguments: &[&str], faults: &str) -> Result<Said> {
-        let name = |path: &Path| {
-            let name = path.file_name().and_then(|name| name.to_str());
-            name.map(|name| format!("{}/{name}", smoke::HOME))
-                .context("no name")
-        };
         let helper = format!("{}/dist/bangerd-root", smoke::HOME);
-        let test = name(test)?;
-        let boot = format!("BANGER_TEST_BOOT={}", name(self.boot.path())?);
+        let test = smoke::in_lab(test)?;
+        let boot = format!("BANGER_TEST_BOOT={}", smoke::in_lab(self.boot.path())?);
         let (net, vmm) = (
             format!("BANGERD_ROOT={helper}"),
             format!("BANGER_TEST_HELPER={helper}"),

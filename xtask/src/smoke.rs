@@ -47,6 +47,10 @@ const SCENARIOS: [&str; 14] = [
 /// The other story that is told there, as root: an installation, from its beginning to its end.
 const INSTALLED: &str = "an_installation";
 
+/// The engine's unit tests that want a Firecracker, and where that is.
+const ENGINE: [&str; 2] = ["--ignored", "firecracker::"];
+const FIRECRACKER: &str = "BANGER_TEST_FIRECRACKER=/usr/local/bin/firecracker";
+
 /// What is told as root: every operation with something killed in its middle. What takes longest has a
 /// host of its own, so that two take about as long as each other.
 pub(crate) const KILLED_APART: [&str; 2] = ["chaos::vms", "chaos::uninstalling"];
@@ -132,6 +136,7 @@ pub(crate) struct Tests {
     store: PathBuf,
     promises: PathBuf,
     installed: PathBuf,
+    engine: PathBuf,
     pub(crate) helper: root_helper::Tests,
     power: power::Test,
 }
@@ -141,12 +146,14 @@ impl Tests {
         let dist = build::dist()?;
         let store = store(&dist)?;
         let [promises, installed] = built("e2e", ["promises", "installed"])?;
+        let [engine] = built("banger-engine", ["banger_engine"])?;
         let helper = root_helper::Tests::build(&dist, &store)?;
         Ok(Self {
             dist,
             store,
             promises,
             installed,
+            engine,
             helper,
             power: power::Test::build()?,
         })
@@ -182,8 +189,9 @@ impl Tests {
         })?;
         drop(turn);
         let up = start.elapsed();
-        let pushed = [&self.dist, &self.promises, &self.installed, &self.store];
-        lab.push(&pushed.map(PathBuf::clone), HOME)?;
+        let tests = [&self.promises, &self.installed, &self.engine];
+        let pushed = [&[&self.dist, &self.store], &tests[..]].concat();
+        lab.push(&pushed.into_iter().cloned().collect::<Vec<_>>(), HOME)?;
         lab.push(&self.helper.files().map(Path::to_owned), HOME)?;
         lab.push(std::slice::from_ref(&self.power.program), HOME)?;
         must_in(&lab, &["chown", "-R", "dev:dev", HOME])?;
@@ -225,6 +233,10 @@ impl Tests {
         let jobs = std::env::var("JOBS").unwrap_or_else(|_| "4".to_owned());
         let promises = tell(lab, "dev", &self.promises, &jobs, &scenarios, LIMIT)?;
         let mut codes = vec![promises.code];
+        if is_told(ENGINE[1], filter) {
+            let told = tell(lab, "dev", &self.engine, "2", &ENGINE, LIMIT)?;
+            codes.push(told.code);
+        }
         if is_told(INSTALLED, filter) {
             let told = tell(lab, "root", &self.installed, "1", &[INSTALLED], LIMIT)?;
             codes.push(told.code);
@@ -276,8 +288,7 @@ fn tell(
     scenarios: &[&str],
     limit: Duration,
 ) -> Result<Said> {
-    let name = test.file_name().and_then(|name| name.to_str());
-    let test = format!("{HOME}/{}", name.context("no name")?);
+    let test = in_lab(test)?;
     let (reuid, regid) = (format!("--reuid={user}"), format!("--regid={user}"));
     let home = if user == "root" { "/root" } else { "/home/dev" };
     let threads = format!("--test-threads={jobs}");
@@ -285,12 +296,18 @@ fn tell(
     let store = format!("BANGER_E2E_STORE={HOME}/e2e-store");
     let config = format!("BANGER_E2E_CONFIG={CONFIG}");
     let mut argv = vec!["setpriv", &reuid, &regid, "--init-groups", "--"];
-    argv.extend(["env", "-C", home, &dist, &store, &config]);
+    argv.extend(["env", "-C", home, &dist, &store, &config, FIRECRACKER]);
     let points = chaos_points();
     argv.extend(points.as_deref());
     argv.extend(["RUST_BACKTRACE=0", &test, &threads, "--show-output"]);
     argv.extend(scenarios);
     run_in(lab, &argv, limit)
+}
+
+/// Where a pushed file is in the lab.
+pub(crate) fn in_lab(path: &Path) -> Result<String> {
+    let name = path.file_name().and_then(|name| name.to_str());
+    Ok(format!("{HOME}/{}", name.context("no name")?))
 }
 
 /// Runs a command in the lab.

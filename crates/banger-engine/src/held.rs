@@ -1,11 +1,12 @@
 //! A VMM in our hands, of whatever kind: its end is watched, judged and told to all who wait.
 
+use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 use tokio::task::{AbortHandle, JoinHandle};
 
 use crate::exit::{Announced, Facts, judge};
@@ -25,6 +26,13 @@ const LAST_LINES: u64 = 2048;
 /// How long the last words of an ended VMM are waited for. They are in its pipes already.
 const LAST_WORDS: Duration = Duration::from_secs(5);
 
+/// How long a VMM may take to end once it has said that it does. All that its guest wrote is the host's
+/// by then.
+const STOPS: Duration = Duration::from_millis(500);
+
+/// How long one that was killed then is waited for, before that is tried again.
+const KILLED: Duration = Duration::from_secs(10);
+
 /// How long a VMM that is taken over is waited for. One that is stuck is taken over unheard.
 pub(crate) const ASLEEP: Duration = Duration::from_millis(300);
 
@@ -35,6 +43,13 @@ pub(crate) struct Sources {
     pub(crate) console: JoinHandle<Option<String>>,
     /// All else.
     pub(crate) others: Vec<JoinHandle<()>>,
+    /// Fires when the VMM says that it is about to end; dropped, it never will.
+    pub(crate) stopping: oneshot::Receiver<()>,
+}
+
+/// For [`Sources::stopping`] of a VMM that does not say so.
+pub(crate) fn never() -> oneshot::Receiver<()> {
+    oneshot::channel().1
 }
 
 /// What a VMM said of its end.
@@ -72,23 +87,45 @@ impl Vmm {
     }
 
     /// Waits for the end, and removes what it leaves.
-    async fn ended(&self) -> Ended {
+    async fn ended(&self, stopping: oneshot::Receiver<()>) -> Ended {
         let unseen = |error| {
             crate::warn_io("watch the VMM's process", &error);
-            Ended::default()
+            false
         };
-        match self {
-            Self::Ours(process) => process.ended().await.unwrap_or_else(unseen),
-            Self::Jailed(process, jail) => {
-                let gone = process.gone().await.map(|()| Ended::default());
-                let ended = gone.unwrap_or_else(unseen);
-                match jail.clean_up().await {
-                    Ok(code) => code.map_or(ended, Ended::of_shell_code),
-                    Err(error) => {
-                        tracing::warn!(error = %error, "remove the jail of a VMM that has ended");
-                        ended
-                    }
+        let was_stuck = self.gone(stopping).await.unwrap_or_else(unseen);
+        let ended = match self {
+            Self::Ours(process) => process.reap(),
+            Self::Jailed(_, jail) => match jail.clean_up().await {
+                Ok(code) => code.map_or(Ended::default(), Ended::of_shell_code),
+                Err(error) => {
+                    tracing::warn!(error = %error, "remove the jail of a VMM that has ended");
+                    Ended::default()
                 }
+            },
+        };
+        // How it was killed says nothing of its guest's end, of which it has told.
+        if was_stuck { Ended::default() } else { ended }
+    }
+
+    /// Waits until the process is gone. One that says that it ends, and does not, is killed, for its
+    /// guest is gone; whether that had to be done.
+    async fn gone(&self, stopping: oneshot::Receiver<()>) -> io::Result<bool> {
+        let gone = self.process().gone();
+        tokio::pin!(gone);
+        tokio::select! {
+            gone = &mut gone => return gone.map(|()| false),
+            Ok(()) = stopping => {}
+        }
+        let mut patience = STOPS;
+        loop {
+            if let Ok(gone) = tokio::time::timeout(patience, &mut gone).await {
+                return gone.map(|()| patience != STOPS);
+            }
+            patience = KILLED;
+            let pid = self.process().id.pid;
+            tracing::warn!(pid, "a VMM whose guest is gone does not end: it is killed");
+            if let Err(error) = self.kill().await {
+                tracing::warn!(error = %error, "kill a VMM whose guest is gone");
             }
         }
     }
@@ -128,8 +165,8 @@ impl Held {
         let vmm_log = place.log_dir.join(VMM_LOG);
         let watched = vmm.clone();
         drop(tokio::spawn(async move {
-            let ended = watched.ended().await;
-            let panic = last_of(sources).await;
+            let ended = watched.ended(sources.stopping).await;
+            let panic = last_of(sources.console, sources.others).await;
             let words = understand(last_lines(vmm_log).await);
             let kill_asked = asked.load(Ordering::SeqCst);
             tell.send_replace(Some(told(ended, kill_asked, panic, words)));
@@ -214,10 +251,13 @@ impl Held {
 }
 
 /// Waits until all was read; gives the reason of a panic.
-async fn last_of(sources: Sources) -> Option<String> {
+async fn last_of(
+    console: JoinHandle<Option<String>>,
+    others: Vec<JoinHandle<()>>,
+) -> Option<String> {
     let read = async {
-        let panic = sources.console.await.unwrap_or_default();
-        for other in sources.others {
+        let panic = console.await.unwrap_or_default();
+        for other in others {
             drop(other.await);
         }
         panic
@@ -227,7 +267,8 @@ async fn last_of(sources: Sources) -> Option<String> {
         .unwrap_or_default()
 }
 
-async fn last_lines(vmm_log: PathBuf) -> String {
+/// What a VMM said last.
+pub(crate) async fn last_lines(vmm_log: PathBuf) -> String {
     tail(vmm_log, LAST_LINES).await
 }
 

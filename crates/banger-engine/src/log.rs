@@ -130,15 +130,15 @@ pub(crate) async fn drain(source: impl AsyncRead + Unpin, log: CappedLog) -> Opt
     drain_through(source, log, None).await
 }
 
-/// As [`drain`], without the lines that are chatter.
-pub(crate) async fn drain_without(
+/// As [`drain`], but only the lines that `keeps` says yes to; it sees all of them, in order.
+pub(crate) async fn drain_lines(
     source: impl AsyncRead + Unpin,
     log: CappedLog,
-    is_chatter: fn(&[u8]) -> bool,
+    keeps: impl FnMut(&[u8]) -> bool + Send + 'static,
 ) {
     let sieve = Sieve {
         rest: Vec::new(),
-        is_chatter,
+        keeps: Box::new(keeps),
     };
     drop(drain_through(source, log, Some(sieve)).await);
 }
@@ -175,11 +175,14 @@ async fn drain_through(
     }
 }
 
-/// Lets through the lines that are not chatter.
+/// Whether a line is to be kept.
+type Keeps = Box<dyn FnMut(&[u8]) -> bool + Send>;
+
+/// Lets through the lines that are to be kept.
 struct Sieve {
     /// The line that has no end yet.
     rest: Vec<u8>,
-    is_chatter: fn(&[u8]) -> bool,
+    keeps: Keeps,
 }
 
 impl Sieve {
@@ -194,7 +197,7 @@ impl Sieve {
         let lines = std::mem::replace(&mut self.rest, rest);
         let mut kept = Vec::with_capacity(lines.len());
         for line in lines.split_inclusive(|&byte| byte == b'\n') {
-            if !(self.is_chatter)(line) {
+            if (self.keeps)(line) {
                 kept.extend_from_slice(line);
             }
         }
@@ -310,7 +313,7 @@ mod tests {
         for cut in 0..text.len() {
             let mut sieve = Sieve {
                 rest: Vec::new(),
-                is_chatter: |line| line.starts_with(b"quiet"),
+                keeps: Box::new(|line| !line.starts_with(b"quiet")),
             };
             let mut kept = sieve.sift(text.get(..cut).unwrap());
             kept.extend(sieve.sift(text.get(cut..).unwrap()));
@@ -320,7 +323,7 @@ mod tests {
         }
         let mut sieve = Sieve {
             rest: Vec::new(),
-            is_chatter: |_| true,
+            keeps: Box::new(|_| false),
         };
         assert_eq!(sieve.sift(&[b'x'; CHUNK + 1]).len(), CHUNK + 1);
     }

@@ -140,13 +140,7 @@ impl Process {
         }
     }
 
-    /// Waits for the end and reaps it if it is our child.
-    pub(crate) async fn ended(&self) -> io::Result<Ended> {
-        self.gone().await?;
-        Ok(self.reap())
-    }
-
-    /// Waits for the end and leaves it to its parent to reap it.
+    /// Waits for the end.
     pub(crate) async fn gone(&self) -> io::Result<()> {
         #[expect(
             deprecated,
@@ -174,8 +168,8 @@ impl Process {
         Ok(poll(&mut fds, Some(&limit))? > 0)
     }
 
-    /// An adopted process has another parent: its code stays unknown.
-    fn reap(&self) -> Ended {
+    /// Reaps it if it has ended and is our child. An adopted one has another parent: its code stays unknown.
+    pub(crate) fn reap(&self) -> Ended {
         let flags = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
         match waitid(WaitId::PidFd(self.pidfd.as_fd()), flags) {
             Ok(Some(status)) => Ended {

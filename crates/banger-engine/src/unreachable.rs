@@ -4,7 +4,7 @@
 use async_trait::async_trait;
 use tokio::task::JoinHandle;
 
-use crate::held::{Held, LastWords, Sources, Vmm};
+use crate::held::{Held, LastWords, Sources, Vmm, never};
 use crate::process::Process;
 use crate::{BoxStream, EngineError, Machine, Place, ProcessId, VmmExit};
 
@@ -24,6 +24,7 @@ pub fn unreachable(
     let sources = Sources {
         console,
         others: Vec::new(),
+        stopping: never(),
     };
     let held = Held::watch(vmm, sources, place, |last_lines| LastWords {
         announced: None,

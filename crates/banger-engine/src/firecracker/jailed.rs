@@ -21,7 +21,7 @@ use super::launch::{CONSOLE_FIFO, MACHINE_FILE, VMM_FIFO, sources};
 use super::locks;
 use super::machine::{FirecrackerMachine, last_words};
 use super::vsock::{Called, Vsock, ready_socket};
-use crate::held::{CONSOLE_LOG, Held, Sources, VMM_LOG, Vmm};
+use crate::held::{CONSOLE_LOG, Held, Sources, VMM_LOG, Vmm, last_lines};
 use crate::log::CappedLog;
 use crate::process::Process;
 use crate::socket::{RunDir, SocketFile};
@@ -102,7 +102,7 @@ async fn start_in(
     }
     let launched = jail.launch(files, spec.cpus, spec.mem_mib).await;
     let process = launched.map_err(EngineError::jail("start Firecracker"))?;
-    let sources = sources(console, console_log, words, vmm_log);
+    let sources = sources(console, console_log, words, vmm_log, "");
     let held = watch(Process::of_pidfd(process), jail, sources, place);
     let sockets = held.answers(async {
         let sockets = sockets_of(jail).await;
@@ -145,7 +145,8 @@ pub(super) async fn adopt(
         tracing::warn!(error = %error, "lock the drives of a running VM again");
         Vec::new()
     });
-    let sources = sources(console, console_log, words, vmm_log);
+    let said = last_lines(place.log_dir.join(VMM_LOG)).await;
+    let sources = sources(console, console_log, words, vmm_log, &said);
     let (process, api, vsock) = sides(sockets);
     let held = watch(process, jail, sources, place);
     let machine = FirecrackerMachine::new(held, Api::new(api), Vsock::of_jailed(vsock));

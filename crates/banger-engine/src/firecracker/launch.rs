@@ -12,15 +12,16 @@ use rustix::io::Errno;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::net::unix::pipe::Receiver;
+use tokio::sync::oneshot;
 
 use super::api::Api;
 use super::config;
 use super::huge;
-use super::machine::{FirecrackerMachine, last_words};
+use super::machine::{FirecrackerMachine, STOPPING, last_words};
 use super::vsock::{Called, Vsock, ready_socket};
 use super::{jailed, locks};
-use crate::held::{CONSOLE_LOG, Held, Sources, VMM_LOG, Vmm};
-use crate::log::{CappedLog, drain, drain_without};
+use crate::held::{CONSOLE_LOG, Held, Sources, VMM_LOG, Vmm, last_lines};
+use crate::log::{CappedLog, drain, drain_lines};
 use crate::process::{Process, keep_from_keys};
 use crate::socket::{RunDir, SocketFile};
 use crate::{EngineError, MachineSpec, Place, ProcessId};
@@ -69,7 +70,7 @@ pub(super) async fn start(
     let process = spawn(program, &run, locks, stdout, stderr)?;
     unfinished.process = Some(process.clone());
 
-    let sources = sources(console, console_log, words, vmm_log);
+    let sources = sources(console, console_log, words, vmm_log, "");
     let held = Held::watch(Vmm::Ours(process), sources, place, last_words);
     // It listens at its API's socket before it makes this one.
     held.answers(appearing.wait_for(VSOCK_SOCKET)).await?;
@@ -96,7 +97,8 @@ pub(crate) async fn adopt(
     let called = Called::listen(Arc::clone(&run))?;
     let (api, vsock) = sockets(&run);
     let vsock = Vsock::of_running(vsock, called);
-    let sources = sources(console, console_log, words, vmm_log);
+    let said = last_lines(place.log_dir.join(VMM_LOG)).await;
+    let sources = sources(console, console_log, words, vmm_log, &said);
     let held = Held::watch(Vmm::Ours(process), sources, place, last_words);
     let machine = FirecrackerMachine::new(held, Api::new(api), vsock);
     machine.greet_if_awake().await?;
@@ -109,15 +111,33 @@ fn sockets(run: &Arc<RunDir>) -> (SocketFile, SocketFile) {
     (file(API_SOCKET), file(VSOCK_SOCKET))
 }
 
+/// What it says, and `said` before.
 pub(super) fn sources(
     console: Receiver,
     console_log: CappedLog,
     words: Receiver,
     vmm_log: CappedLog,
+    said: &str,
 ) -> Sources {
+    let (stops, stopping) = oneshot::channel();
+    let mut stops = Some(stops);
+    let mut hear = move |line: &[u8]| {
+        if line.trim_ascii_end().ends_with(STOPPING.as_bytes())
+            && let Some(stops) = stops.take()
+        {
+            // Nobody listens if it has ended already.
+            let _ = stops.send(());
+        }
+    };
+    said.lines().for_each(|line| hear(line.as_bytes()));
+    let keeps = move |line: &[u8]| {
+        hear(line);
+        !is_of_ours(line)
+    };
     Sources {
         console: tokio::spawn(drain(console, console_log)),
-        others: vec![tokio::spawn(drain_without(words, vmm_log, is_of_ours))],
+        others: vec![tokio::spawn(drain_lines(words, vmm_log, keeps))],
+        stopping,
     }
 }
 

@@ -13,6 +13,11 @@ use crate::held::{ASLEEP, Held, LastWords};
 use crate::program::Version;
 use crate::{BoxStream, EngineError, Machine, ProcessId, VmmExit};
 
+/// What it logs when its guest is gone and only its own threads are left to end. These wait for each
+/// other for ever where the API has just been asked something: its thread waits for an answer from the
+/// one that waits for its end (`run_with_api` in Firecracker's `api_server_adapter.rs`; seen in 1.12.1).
+pub(super) const STOPPING: &str = "Vmm is stopping.";
+
 /// What it logs when it ends without an error of its own: the guest restarted, or panicked.
 const ENDED_WELL: &str = "Firecracker exiting successfully";
 
@@ -126,6 +131,14 @@ pub(super) fn last_words(last_lines: String) -> LastWords {
         Some(Announced::Reset)
     } else if last_lines.contains(ENDED_BADLY) {
         Some(Announced::Error)
+    } else if last_lines.contains(STOPPING) {
+        // It got no further. An error that made it stop would have been told before.
+        let is_error = last_lines.contains(":ERROR]");
+        Some(if is_error {
+            Announced::Error
+        } else {
+            Announced::Reset
+        })
     } else {
         None
     };
@@ -172,6 +185,10 @@ mod tests {
             "x [anonymous-instance:fc_vcpu 0:INFO] Received KVM_EXIT_SHUTDOWN signal\n{well}"
         );
         assert_eq!(last_words(fault).announced, Some(Announced::TripleFault));
+        let stuck = "x [anonymous-instance:main:INFO] Vmm is stopping.\n";
+        assert_eq!(last_words(stuck.into()).announced, Some(Announced::Reset));
+        let broken = format!("x [anonymous-instance:fc_vcpu 0:ERROR] no\n{stuck}");
+        assert_eq!(last_words(broken).announced, Some(Announced::Error));
         assert_eq!(last_words(String::new()), LastWords::default());
     }
 

@@ -10,7 +10,7 @@ use command_fds::{CommandFdExt, FdMapping};
 
 use super::args::SOCKETS;
 use super::machine::{AGENT_SOCKET, CONSOLE_SOCKET, QMP_SOCKET, QemuMachine};
-use crate::held::{CONSOLE_LOG, Sources, VMM_LOG};
+use crate::held::{CONSOLE_LOG, Sources, VMM_LOG, never};
 use crate::log::{CappedLog, drain};
 use crate::process::{Process, keep_from_keys};
 use crate::socket::RunDir;
@@ -50,6 +50,7 @@ pub(super) async fn start(
     let readers = Sources {
         console: tokio::spawn(drain(console, console_log)),
         others: vec![tokio::spawn(async { drop(drain(words, vmm_log).await) })],
+        stopping: never(),
     };
     let machine = QemuMachine::hold(process, run, monitor, readers, place);
     machine.greet().await?;
@@ -67,6 +68,7 @@ pub(crate) async fn adopt(id: &ProcessId, place: &Place) -> Result<QemuMachine, 
     let readers = Sources {
         console: tokio::spawn(drain(console, console_log)),
         others: Vec::new(),
+        stopping: never(),
     };
     let machine = QemuMachine::hold(process, run, monitor, readers, place);
     machine.greet_if_awake().await?;
