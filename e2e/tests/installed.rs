@@ -17,6 +17,8 @@ mod chaos;
 mod refused;
 #[path = "installed/remains.rs"]
 mod remains;
+#[path = "installed/room.rs"]
+mod room;
 #[path = "installed/snapshots.rs"]
 mod snapshots;
 #[path = "installed/watched.rs"]
@@ -59,6 +61,7 @@ fn an_installation_serves_its_owner_survives_its_services_and_leaves_nothing() {
     chapter("seen for what it is", watched::seen_for_what_it_is);
     chapter("a root of its own", snapshots::a_root_of_its_own);
     chapter("bounded", snapshots::bounded);
+    chapter("room kept", room::kept);
     chapter("attacked", attacked::attacked);
     chapter("uninstalled", uninstalled);
     chapter(

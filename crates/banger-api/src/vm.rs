@@ -221,7 +221,7 @@ impl VmState {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct VmExitView {
     /// One word: `powered_off`, `stopped`, `forced`, `killed`, `panicked`, `crashed`, `failed`,
-    /// `oom`, `disk_full`, `ttl`, `lost`.
+    /// `oom`, `disk_full`, `host_full`, `ttl`, `lost`.
     pub reason: String,
     /// One line for people. Hostile until sanitised.
     pub detail: String,

@@ -16,6 +16,7 @@ use crate::store::{Condition, Database};
 use crate::vm::place::{self, VmPlace};
 use crate::vm::record::{VmRecord, now_unix_ms};
 use crate::vm::registry::Registry;
+use crate::vm::reserve;
 use banger_api::{Config, DaemonMode, Dirs, EngineConfig, NetworkMode, ProblemCode, StorageMode};
 use banger_engine::{
     Accel, Engine, EngineError, EngineKind, Host, Jail, Machine, Place, ProcessId, Wish,
@@ -148,6 +149,7 @@ impl Daemon {
             started_unix_ms: now_unix_ms(),
         });
         reconcile::reconcile(&daemon).await?;
+        daemon.tasks.spawn(reserve::keep(Arc::clone(&daemon)));
         Ok(daemon)
     }
 

@@ -60,7 +60,8 @@ pub enum HelperChoice {
 pub struct Limits {
     /// How long a guest may take until its agent answers. Emulation on a busy machine is slow.
     pub boot: Duration,
-    /// What must be free on the state's file system before a VM is made.
+    /// What must be free on the state's file system before a VM is made or started. Half of it stays
+    /// free while VMs write.
     pub reserve: ByteSize,
 }
 

@@ -120,7 +120,7 @@ impl Driver {
                     starters.waiters.push(waiter);
                 }
                 Some(Command::Change { change, waiter }) => self.change(&change, waiter).await,
-                Some(Command::Stop { waiter, .. } | Command::Kill(waiter)) => {
+                Some(Command::Stop { waiter, .. } | Command::Kill { waiter, .. }) => {
                     return Err(Broken::Killed(waiter));
                 }
                 Some(Command::Remove {

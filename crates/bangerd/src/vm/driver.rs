@@ -225,7 +225,7 @@ impl Driver {
                     });
                 }
                 Command::Change { change, waiter } => self.change(&change, waiter).await,
-                Command::Stop { waiter, .. } | Command::Kill(waiter) => {
+                Command::Stop { waiter, .. } | Command::Kill { waiter, .. } => {
                     if self.unstored.is_some() {
                         self.store_end().await;
                     }
@@ -282,7 +282,9 @@ impl Driver {
                     return Phase::Stop(Stopping::and_boot(limit, waiter));
                 }
                 Some(Command::Change { change, waiter }) => self.change(&change, waiter).await,
-                Some(Command::Kill(waiter)) => return self.kill_for(vec![waiter]).await,
+                Some(Command::Kill { asked, waiter }) => {
+                    return self.kill_for(asked, vec![waiter]).await;
+                }
                 Some(Command::Remove {
                     force: false,
                     waiter,
@@ -302,8 +304,8 @@ impl Driver {
     }
 
     /// Kills the VMM; the waiters hear how that went.
-    pub(super) async fn kill_for(&mut self, waiters: Vec<Waiter>) -> Phase {
-        let killed = self.kill_machine(Asked::Kill).await;
+    pub(super) async fn kill_for(&mut self, asked: Asked, waiters: Vec<Waiter>) -> Phase {
+        let killed = self.kill_machine(asked).await;
         for waiter in waiters {
             answer(waiter, killed.clone().and_then(|()| self.end_stored()));
         }

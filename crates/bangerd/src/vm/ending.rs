@@ -18,6 +18,11 @@ pub(crate) enum Asked {
     Kill,
     /// Its time was up.
     Ttl,
+    /// It took most of what must stay free on the host's disk.
+    HostFull {
+        /// What was left.
+        free: ByteSize,
+    },
 }
 
 /// A life's end: the state it leads to, one word, one line.
@@ -30,6 +35,13 @@ pub(crate) struct Ending {
 
 /// The word for a VMM that the kernel killed for want of memory.
 pub(crate) const OOM: &str = "oom";
+
+/// The word for a VM that was ended before it had filled the host's disk.
+pub(crate) const HOST_FULL: &str = "host_full";
+
+/// What to do where the host's disk is nearly full.
+pub(crate) const MAKE_ROOM: &str =
+    "remove what is not needed: `banger system df` shows what that is";
 
 /// Whether a life that ended for this reason left its disk as its guest closed it.
 pub(crate) fn is_clean(reason: &str) -> bool {
@@ -62,6 +74,11 @@ pub(crate) fn judge(asked: Asked, exit: &VmmExit, memory: Memory) -> Ending {
     let (state, reason, detail) = match (asked, exit.reason) {
         (Asked::Kill, _) => (VmState::Stopped, "killed", "it was killed".to_owned()),
         (Asked::Ttl, _) => (VmState::Stopped, "ttl", "its time was up".to_owned()),
+        (Asked::HostFull { free }, _) => (
+            VmState::Crashed,
+            HOST_FULL,
+            format!("{free} are left of the host's disk, and it took most of what was free"),
+        ),
         (Asked::StopDeadline, _) => (
             VmState::Stopped,
             "forced",

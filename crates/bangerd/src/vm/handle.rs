@@ -1,5 +1,6 @@
 //! How everybody but its driver sees a VM: commands in, truth out.
 
+use super::ending::{self, Asked};
 use super::moment::Moment;
 use super::plan::VmChange;
 use super::policy;
@@ -7,7 +8,7 @@ use super::record::VmRecord;
 use crate::problem::Refusal;
 use banger_api::{HungView, ProblemCode, VmState};
 use banger_engine::Machine;
-use banger_names::{VmId, VmName};
+use banger_names::{ByteSize, VmId, VmName};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -42,7 +43,12 @@ pub(crate) enum Command {
         waiter: Waiter,
     },
     /// End it at once.
-    Kill(Waiter),
+    Kill {
+        /// On whose behalf.
+        asked: Asked,
+        /// Who waits.
+        waiter: Waiter,
+    },
     /// Remove it.
     Remove {
         /// Whether one that runs is killed first.
@@ -132,7 +138,12 @@ impl VmHandle {
 
     /// Ends it; done at once if it does not run.
     pub(crate) async fn kill(&self) -> Result<(), Refusal> {
-        self.ask(Command::Kill).await
+        self.end(Asked::Kill).await
+    }
+
+    /// Ends it, for it took most of what must stay free on the host's disk, of which `free` are left.
+    pub(crate) async fn end_for_room(&self, free: ByteSize) -> Result<(), Refusal> {
+        self.end(Asked::HostFull { free }).await
     }
 
     /// Removes it. One that is removed already is done.
@@ -200,7 +211,14 @@ impl VmHandle {
             ProblemCode::VmGone,
             format!("VM {:?} ended ({why})", now.record.plan.name.as_str()),
         )
-        .hint(format!("banger vm logs {}", now.record.plan.name))
+        .hint(match &now.record.exit {
+            Some(exit) if exit.reason == ending::HOST_FULL => ending::MAKE_ROOM.to_owned(),
+            _ => format!("banger vm logs {}", now.record.plan.name),
+        })
+    }
+
+    async fn end(&self, asked: Asked) -> Result<(), Refusal> {
+        self.ask(|waiter| Command::Kill { asked, waiter }).await
     }
 
     async fn ask(&self, command: impl FnOnce(Waiter) -> Command) -> Result<(), Refusal> {

@@ -25,7 +25,8 @@
 //!
 //! A VM that ended by itself may be started again by its [`policy`], and is stopped when its time
 //! is up; both count by [`moment`]s. Whether its VMM answers is found by its [`pulse`], which is
-//! shown beside the state and changes nothing. What happens is told to [`crate::events`].
+//! shown beside the state and changes nothing. One that fills the host's disk is ended by
+//! [`reserve`]. What happens is told to [`crate::events`].
 
 pub(crate) mod boot;
 mod change;
@@ -44,6 +45,7 @@ pub(crate) mod pulse;
 pub(crate) mod record;
 pub(crate) mod registry;
 mod removal;
+pub(crate) mod reserve;
 mod room;
 pub(crate) mod snapshot;
 pub(crate) mod stats;

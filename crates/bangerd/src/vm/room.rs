@@ -2,6 +2,7 @@
 //! instead of the kernel choosing whom to kill, or a full disk whom to end.
 
 use super::create::disk_free;
+use super::ending;
 use crate::daemon::Daemon;
 use crate::problem::Refusal;
 use crate::vm::record::VmRecord;
@@ -44,7 +45,7 @@ pub(super) fn check_disk(daemon: &Daemon, record: &VmRecord) -> Result<(), Refus
             state.display()
         ),
     )
-    .hint("remove what is not needed: `banger system df` shows what that is"))
+    .hint(ending::MAKE_ROOM))
 }
 
 fn judge(record: &VmRecord, available: ByteSize, promised: ByteSize) -> Result<(), Refusal> {

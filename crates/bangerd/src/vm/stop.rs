@@ -72,7 +72,7 @@ impl Driver {
             Wait::Killed(waiter) => {
                 tell(then_boot, &Err(self.not_again("killed")));
                 let waiters = waiters.into_iter().chain([waiter]).collect();
-                self.kill_for(waiters).await
+                self.kill_for(Asked::Kill, waiters).await
             }
             Wait::Removed(remover) => {
                 tell(then_boot, &Err(self.not_again("removed")));
@@ -132,7 +132,7 @@ impl Driver {
                     starters.waiters.push(waiter);
                 }
                 Some(Command::Change { change, waiter }) => self.change(&change, waiter).await,
-                Some(Command::Kill(waiter)) => return Wait::Killed(waiter),
+                Some(Command::Kill { waiter, .. }) => return Wait::Killed(waiter),
                 Some(Command::Remove {
                     force: true,
                     waiter,

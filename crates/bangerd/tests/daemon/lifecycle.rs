@@ -9,6 +9,8 @@ use banger_guest::request::{CopyOut, Dial, Exec, Exit};
 use banger_names::ByteSize;
 use bangerd::daemon::Limits;
 use rustix::process::Signal;
+use std::fs::File;
+use std::io::Write;
 use std::time::Duration;
 use tokio::io::AsyncWriteExt;
 
@@ -478,6 +480,45 @@ async fn what_must_stay_free_of_the_hosts_disk_stays_and_what_runs_runs_on() {
     let after = env.get("/v1/vms/runs").await.unwrap();
     assert_eq!((after.state, after.pid), (VmState::Running, before.pid));
     for path in ["/v1/vms/idle", "/v1/vms/runs?force=true"] {
+        env.delete(path).await.unwrap();
+    }
+    env.assert_nothing_left().await;
+}
+
+#[tokio::test]
+async fn what_fills_the_hosts_disk_ends_before_it_is_full_and_nothing_else_does() {
+    let mut env = TestEnv::start().await;
+    let greedy = env.create("greedy", true).await.unwrap();
+    env.create("modest", true).await.unwrap();
+    env.close().await;
+    env.limits.reserve = ByteSize(u64::MAX);
+    env.open().await;
+    let disk = env.dirs.state.join("vms").join(greedy.id.as_str());
+    let mut disk = File::options()
+        .append(true)
+        .open(disk.join("disk.img"))
+        .unwrap();
+    // What it has when the daemon sees it first is not held against it.
+    let writing = async {
+        for _ in 0..300 {
+            disk.write_all(&[1; 1 << 20]).unwrap();
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        std::future::pending::<()>().await
+    };
+    let ended = tokio::select! {
+        ended = env.get("/v1/vms/greedy/wait?until=stopped&timeout_ms=60000") => ended.unwrap(),
+        () = writing => unreachable!("it never ends"),
+    };
+    let exit = ended.exit.unwrap();
+    assert_eq!(
+        (ended.state, &*exit.reason),
+        (VmState::Crashed, "host_full")
+    );
+    assert!(exit.detail.contains("left of the host's disk"), "{exit:?}");
+    let modest = env.get("/v1/vms/modest").await.unwrap();
+    assert_eq!(modest.state, VmState::Running);
+    for path in ["/v1/vms/greedy", "/v1/vms/modest?force=true"] {
         env.delete(path).await.unwrap();
     }
     env.assert_nothing_left().await;
