@@ -14,6 +14,12 @@ pub(super) const ROWS: &[Row] = &[
     unit("Description", "banger: VMs of {owner}", ""),
     unit("Requires", "bangerd-root.socket", ""),
     unit("After", "network.target bangerd-root.socket", ""),
+    unit("StartLimitIntervalSec", "60", ""),
+    unit(
+        "StartLimitBurst",
+        "30",
+        "ended again and again it comes back; what can never run is left down after some seconds",
+    ),
     service("Type", "notify", ""),
     service("NotifyAccess", "main", ""),
     service("ExecStart", "/usr/lib/banger/bangerd --system", ""),

@@ -23,6 +23,8 @@ pub(super) const ROWS: &[Row] = &[
         "bangerd-root.socket banger.slice systemd-modules-load.service",
         "",
     ),
+    unit("StartLimitIntervalSec", "60", ""),
+    unit("StartLimitBurst", "30", "as the daemon's"),
     service("Type", "notify", ""),
     service("NotifyAccess", "main", ""),
     service(
