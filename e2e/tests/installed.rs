@@ -277,6 +277,20 @@ fn the_services_end_and_come_back() {
         }
         still_there(unit);
     }
+    // Who comes while it is away waits, and is told at once where it does not come back.
+    let before = main_process("bangerd.service");
+    as_root(&["systemctl", "kill", "--signal=KILL", "bangerd.service"]);
+    let gone = Path::new("/proc").join(before.trim().trim_start_matches("MainPID="));
+    eventually("it has ended", || !gone.exists());
+    assert!(as_owner(&["banger", "vm", "list"]).contains("dev"));
+    as_root(&["systemctl", "stop", "bangerd.service"]);
+    let refused = run(OWNER, &["banger", "vm", "list"]);
+    assert!(
+        refused.stderr.contains("bangerd is inactive"),
+        "{refused:#?}"
+    );
+    as_root(&["systemctl", "start", "bangerd.service"]);
+    still_there("the VM answers after a stop");
 }
 
 fn main_process(unit: &str) -> String {

@@ -2,6 +2,7 @@
 
 use crate::app::App;
 use crate::error::{CliError, Kind};
+use crate::system::service;
 use banger_api::client::{Client, ClientError};
 use banger_api::{Dirs, Install};
 use rustix::fs::{Mode, OFlags};
@@ -15,6 +16,9 @@ use tokio::sync::oneshot;
 
 /// How long a daemon may take until it serves.
 const START_LIMIT: Duration = Duration::from_secs(20);
+
+/// How long a service that is being started may take until it serves.
+const RETURN_LIMIT: Duration = Duration::from_secs(10);
 
 /// How often a daemon that somebody else is starting is asked.
 const RETRY: Duration = Duration::from_millis(50);
@@ -66,23 +70,39 @@ pub(crate) async fn probe(client: &Client) -> Result<Socket, CliError> {
     }
 }
 
-/// A client for an installation's daemon, which systemd starts, not we.
+/// A client for an installation's daemon, which systemd starts, not we. One that systemd is bringing
+/// back is waited for.
 pub(crate) async fn connect_installed(app: &App, install: &Install) -> Result<Client, CliError> {
     let client = Client::new(install.dirs().socket());
     if app.config.is_some() {
         app.ui
             .detail("the daemon is a service: --config does not change its configuration");
     }
-    match probe(&client).await? {
-        Socket::Answers => Ok(client),
-        Socket::Missing | Socket::Stale => Err(CliError::new(
-            Kind::DaemonUnreachable,
-            format!(
-                "connect to the daemon at {:?}: the service bangerd does not run",
-                client.socket()
-            ),
-        )
-        .hint("sudo systemctl start bangerd (banger system status shows more)")),
+    let deadline = Instant::now() + RETURN_LIMIT;
+    loop {
+        if probe(&client).await? == Socket::Answers {
+            return Ok(client);
+        }
+        let state = tokio::task::spawn_blocking(service::daemon_state).await;
+        let state = state.unwrap_or_default();
+        // An end of which systemd does not know yet leaves it active.
+        let returns = !matches!(&*state, "inactive" | "failed" | "");
+        if !returns || Instant::now() >= deadline {
+            return Err(CliError::new(
+                Kind::DaemonUnreachable,
+                format!(
+                    "connect to the daemon at {:?}: nobody listens, and the service bangerd is {}",
+                    client.socket(),
+                    if state.is_empty() {
+                        "unknown to systemd"
+                    } else {
+                        &state
+                    }
+                ),
+            )
+            .hint("sudo systemctl start bangerd (banger system status shows more)"));
+        }
+        tokio::time::sleep(RETRY).await;
     }
 }
 

@@ -51,6 +51,18 @@ pub(crate) fn is_active(host: &Host, unit: Unit) -> bool {
     host.succeeds("systemctl", &["is-active", "--quiet", unit.file()])
 }
 
+/// In which state systemd has this host's daemon, in its word; empty where it does not say.
+pub(crate) fn daemon_state() -> String {
+    let asked = [
+        "show",
+        "--property=ActiveState",
+        "--value",
+        Unit::Daemon.file(),
+    ];
+    let said = Host::here().run("systemctl", &asked);
+    said.unwrap_or_default().trim().to_owned()
+}
+
 /// Starts the services, those that run anew. VMs have scopes of their own and go on.
 pub(crate) fn bring_up(host: &Host) -> Result<(), CliError> {
     host.run("systemctl", &["daemon-reload"])?;
