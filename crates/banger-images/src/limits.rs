@@ -24,7 +24,8 @@ pub struct Limits {
     pub module_bytes: u64,
     /// Bytes of all modules of a kernel as stored.
     pub modules_bytes: u64,
-    /// Bytes of the file system that stay free whatever is built.
+    /// Bytes of the file system that stay free whatever is built: as much as a VM needs to start, so that
+    /// no image costs one that runs its disk's room.
     pub reserve_bytes: u64,
 }
 
@@ -44,7 +45,7 @@ impl Default for Limits {
             bzimage_bytes: 128 * MIB,
             module_bytes: 64 * MIB,
             modules_bytes: 2 * GIB,
-            reserve_bytes: 256 * MIB,
+            reserve_bytes: GIB,
         }
     }
 }
