@@ -60,12 +60,16 @@ pub struct Outcome {
 impl TestEnv {
     /// Surroundings with the shared kernel and image, and no daemon yet.
     pub fn new() -> Self {
+        provision();
+        Self::sharing()
+    }
+
+    fn sharing() -> Self {
         let env = Self::bare();
         let store = store();
         for name in ["data", "cache"] {
             symlink(store.join(name), env.root.path().join(name)).unwrap();
         }
-        provision(&env);
         env
     }
 
@@ -464,9 +468,10 @@ fn store() -> PathBuf {
 }
 
 /// Pulls the kernel and builds the image unless the store has them; one process at a time.
-fn provision(env: &TestEnv) {
+fn provision() {
     static DONE: OnceLock<()> = OnceLock::new();
     DONE.get_or_init(|| {
+        let env = TestEnv::sharing();
         let lock = File::create(store().join("lock")).unwrap();
         rustix::fs::flock(&lock, FlockOperation::LockExclusive).unwrap();
         if env.run(&["kernel", "default"]).code != 0 {

@@ -1,7 +1,7 @@
 //! `banger run`: one command in a VM of its own, and nothing afterwards.
 
 use e2e::terminal::Terminal;
-use e2e::{Running, TestEnv, eventually, fed, finish, send};
+use e2e::{Outcome, Running, TestEnv, eventually, fed, finish, send};
 use rustix::process::Signal;
 use std::fs;
 use std::process::{Command, Stdio};
@@ -217,15 +217,18 @@ fn run_leaves_nothing_when_the_daemon_is_killed() {
     env.assert_nothing_left();
 }
 
-/// The state lies on a small disk of its own, in a mount namespace that ends with the command.
-fn on_small_disk(env: &TestEnv, size: &str, command: &[&str]) -> e2e::Outcome {
+/// The state lies on a small disk of its own, in a mount namespace that ends with the command. What the shell
+/// does `meanwhile`, which knows the files `$out` and `$state`, says what the command reads.
+fn on_small_disk(env: &TestEnv, size: &str, meanwhile: &str, command: &[&str]) -> Outcome {
     let state = env.join("state");
     fs::create_dir_all(&state).unwrap();
     let script = format!(
-        "mount -t tmpfs -o mode=700,size={size} small {state} && \"$@\"; code=$?; \
-         echo; ls {state}/vms >&2; pid=$(cat {run}/bangerd.lock) && kill $pid && \
+        "state={state}; out={out}; mount -t tmpfs -o mode=700,size={size} small $state && \
+         {{ {meanwhile}; }} | \"$@\" > $out; code=$?; cat $out; \
+         echo; ls $state/vms >&2; pid=$(cat {run}/bangerd.lock) && kill $pid && \
          while kill -0 $pid 2>/dev/null; do sleep 0.05; done; exit $code",
         state = state.display(),
+        out = env.join("out").display(),
         run = env.join("run").display(),
     );
     let mut outer = Command::new("unshare");
@@ -254,7 +257,7 @@ fn on_small_disk(env: &TestEnv, size: &str, command: &[&str]) -> e2e::Outcome {
 #[test]
 fn run_refuses_a_full_disk_by_name_and_leaves_nothing() {
     let env = TestEnv::new();
-    let outcome = on_small_disk(&env, "64m", &["run", "--", "true"]);
+    let outcome = on_small_disk(&env, "64m", ":", &["run", "--", "true"]);
     assert_eq!(outcome.code, 125, "{outcome:#?}");
     assert!(outcome.stderr.contains("free"), "{outcome:#?}");
     assert_eq!(outcome.stdout.trim(), "", "{outcome:#?}");
@@ -264,9 +267,35 @@ fn run_refuses_a_full_disk_by_name_and_leaves_nothing() {
 fn run_survives_a_disk_that_fills_up_and_leaves_nothing() {
     let env = TestEnv::new();
     let script = "dd if=/dev/zero of=/big bs=1M count=3000 conv=fsync 2>&1 || echo write failed";
-    let outcome = on_small_disk(&env, "1100m", &["run", "--", "sh", "-c", script]);
+    let outcome = on_small_disk(&env, "1100m", ":", &["run", "--", "sh", "-c", script]);
     assert_eq!(outcome.code, 125, "{outcome:#?}");
-    assert!(outcome.stderr.contains("panicked"), "{outcome:#?}");
+    assert!(outcome.stderr.contains("host_full"), "{outcome:#?}");
+    no_vm_is_left(&outcome);
+}
+
+#[test]
+fn run_survives_a_disk_that_somebody_else_fills_and_leaves_nothing() {
+    let env = TestEnv::new();
+    let fill = "for try in $(seq 600); do grep -q ready $out && break; sleep 0.1; done
+        head -c 2G /dev/zero > $state/other 2>/dev/null; echo go";
+    let script = "echo ready; read go; dd if=/dev/zero of=/big bs=1M count=100 conv=fsync";
+    let outcome = on_small_disk(&env, "1100m", fill, &["run", "--", "sh", "-c", script]);
+    // Told to the command, or to the guest's kernel where that wrote first.
+    match outcome.code {
+        1 => assert!(
+            outcome.stderr.contains("Input/output error"),
+            "{outcome:#?}"
+        ),
+        code => assert_eq!(
+            (code, outcome.stderr.contains("panicked")),
+            (125, true),
+            "{outcome:#?}"
+        ),
+    }
+    no_vm_is_left(&outcome);
+}
+
+fn no_vm_is_left(outcome: &Outcome) {
     assert!(
         !outcome.stderr.contains("vm-"),
         "a VM's directory is left: {outcome:#?}"
