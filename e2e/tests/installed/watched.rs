@@ -3,8 +3,11 @@
 
 use crate::{as_owner, as_root, inspect, remains};
 use e2e::eventually;
+use nix::sys::ptrace::{self, Options};
+use nix::unistd::Pid;
 use serde_json::Value;
 use std::fs;
+use std::time::Duration;
 
 /// What it writes is counted; stopped it is told as hung, and killed for memory as that. How soon
 /// is shown, not asserted: this host is emulated.
@@ -34,15 +37,29 @@ pub(crate) fn seen_for_what_it_is() {
         inspect("seen")["hung"].is_null()
     });
     told("recovered", began);
-    let back = as_owner(&[
-        "banger",
-        "exec",
-        "seen",
-        "--",
-        "cat",
-        "/proc/sys/kernel/hostname",
-    ]);
-    assert_eq!(back, "seen\n");
+    let in_guest = |script| as_owner(&["banger", "exec", "seen", "--", "sh", "-c", script]);
+    assert_eq!(in_guest("cat /proc/sys/kernel/hostname"), "seen\n");
+
+    // The thread that controls it is held alone, and its guest works on.
+    in_guest("(while :; do :; done) < /dev/null > /dev/null 2>&1 & echo $! > /run/works");
+    let control = Pid::from_raw(pid.parse().unwrap());
+    let began = now_ms();
+    ptrace::seize(control, Options::empty()).unwrap();
+    ptrace::interrupt(control).unwrap();
+    // Nobody asks meanwhile: where there is one CPU, its guest would wait for that, and it be busy.
+    std::thread::sleep(Duration::from_secs(4));
+    eventually("its control is seen to hang", || {
+        inspect("seen")["hung"].is_object()
+    });
+    let (late, why) = (told("hung", began), inspect("seen")["hung"]["why"].clone());
+    println!(
+        "a jailed VMM whose control was held while its guest worked was told after {late} ms: {why}"
+    );
+    ptrace::detach(control, None).unwrap();
+    eventually("its control is seen to be back", || {
+        inspect("seen")["hung"].is_null()
+    });
+    in_guest("kill $(cat /run/works)");
     let log = as_owner(&["banger", "vm", "logs", "--source", "vmm", "seen"]);
     assert!(!log.contains("Get request on"), "{log}");
 

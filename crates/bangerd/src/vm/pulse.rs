@@ -39,8 +39,11 @@ const JAILED_KILLS: &str = "/sys/fs/cgroup/banger.slice/memory.events";
 /// with much memory may take two seconds to be gone.
 const REMEMBERED: usize = 4;
 
-/// How long a VMM that uses CPU time meanwhile may take to answer: its host may be busy.
+/// How long a VMM that is busy meanwhile may take to answer: its host may be, or its disk.
 const WORKS_ON: Duration = Duration::from_secs(5);
+
+/// What part of the time of its silence makes a VMM busy. The question itself costs it a little.
+const BUSY_PART: u32 = 10;
 
 /// What the kernel did for want of memory around the end of a VMM.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -153,9 +156,9 @@ impl Watcher {
             if machine.is_alive() {
                 kills.note();
             }
-            (is_stopped(machine.process()), stats::cpu_used(&record))
+            (is_stopped(machine.process()), stats::busy(&record))
         });
-        let (is_stopped, cpu) = looking.await.unwrap_or_default();
+        let (is_stopped, busy) = looking.await.unwrap_or_default();
         if is_stopped {
             return Some(Err("its VMM was stopped, by a signal or a debugger".into()));
         }
@@ -164,11 +167,11 @@ impl Watcher {
         if !is_running {
             return Some(Ok(()));
         }
-        self.ask(cpu).await
+        self.ask(busy).await
     }
 
-    /// Asks for a sign of life; `cpu` is the CPU time that the VMM has used so far.
-    async fn ask(&mut self, cpu: Option<u64>) -> Option<Result<(), String>> {
+    /// Asks for a sign of life; `before` is how long the VMM has been busy so far.
+    async fn ask(&mut self, before: Option<u64>) -> Option<Result<(), String>> {
         let machine = Arc::clone(&self.machine);
         let (asked, asking) = self.asking.get_or_insert_with(|| {
             let answer: Answer = Box::pin(async move { machine.answers().await });
@@ -179,13 +182,18 @@ impl Watcher {
             self.asking = None;
             return Some(answer.map_err(|error| one_line(&error)));
         }
-        let is_late = began.elapsed() > LIMIT + LATE;
+        let silence = began.elapsed();
+        let is_late = silence > LIMIT + LATE;
         let record = Arc::clone(&self.truth.borrow().record);
-        let now = tokio::task::spawn_blocking(move || stats::cpu_used(&record)).await;
-        let works = cpu.is_some_and(|before| now.ok().flatten().is_some_and(|now| now > before));
-        match (is_late, works) {
+        let now = tokio::task::spawn_blocking(move || stats::busy(&record)).await;
+        let part = u64::try_from((silence / BUSY_PART).as_nanos()).unwrap_or(u64::MAX);
+        // Less than before: a thread is done with its disk, or gone.
+        let is_busy = before
+            .zip(now.ok().flatten())
+            .is_some_and(|(before, now)| now.checked_sub(before).is_none_or(|grown| grown >= part));
+        match (is_late, is_busy) {
             (_, true) if asked.elapsed() >= WORKS_ON => {
-                Some(Err("its VMM works and does not answer".into()))
+                Some(Err("its VMM is busy and does not answer".into()))
             }
             (true, _) | (_, true) => None,
             (false, false) => Some(Err("its VMM does not answer".into())),

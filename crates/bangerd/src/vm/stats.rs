@@ -70,6 +70,66 @@ pub(super) fn cpu_used(record: &VmRecord) -> Option<u64> {
         })
 }
 
+/// How long what controls the VM's VMM has worked, or waited for a CPU or a disk, in nanoseconds since
+/// some moment: of one that is blocked this does not grow, whatever its virtual CPUs do.
+///
+/// Of a jailed VMM the threads are hidden and the kernel's account of what its group waited for counts;
+/// where there is none, all that it worked does.
+pub(super) fn busy(record: &VmRecord) -> Option<u64> {
+    let pid = record.process.as_ref()?.pid;
+    let scope = record.last_start()?.scope();
+    control_busy(&format!("/proc/{pid}/task"))
+        .or_else(|| {
+            let waited = |what: &str| {
+                let path = format!("/sys/fs/cgroup/banger.slice/{scope}/{what}.pressure");
+                pressure(&read_proc(&path)?)
+            };
+            Some(waited("cpu")?.saturating_add(waited("io").unwrap_or(0)))
+        })
+        .or_else(|| cpu_used(record))
+}
+
+/// The same of these threads, but the virtual CPUs of Firecracker. QEMU's count, for they hold the lock
+/// that its control waits for. One that waits for a disk counts as if it had for ever.
+fn control_busy(threads: &str) -> Option<u64> {
+    let mut busy = 0_u64;
+    for thread in std::fs::read_dir(threads).ok()?.flatten() {
+        let path = thread.path();
+        let (Ok(stat), Ok(times)) = (
+            read_small(&path.join("stat"), MAX_FILE),
+            read_small(&path.join("schedstat"), MAX_FILE),
+        ) else {
+            // A thread that has just ended; or a kernel that does not tell, of any.
+            continue;
+        };
+        busy = busy.checked_add(thread_busy(&stat, &times)?)?;
+    }
+    (busy > 0).then_some(busy)
+}
+
+fn thread_busy(stat: &str, times: &str) -> Option<u64> {
+    let (name, fields) = stat.split_once('(')?.1.rsplit_once(") ")?;
+    if name.starts_with("fc_vcpu") {
+        return Some(0);
+    }
+    let mut times = times.split_ascii_whitespace();
+    let ran: u64 = times.next()?.parse().ok()?;
+    let waited: u64 = times.next()?.parse().ok()?;
+    let disk = if fields.starts_with('D') { now_ns() } else { 0 };
+    ran.checked_add(waited)?.checked_add(disk)
+}
+
+/// How long anything in a group has waited, as a file of its pressure tells in microseconds.
+fn pressure(text: &str) -> Option<u64> {
+    let some = text.lines().find_map(|line| line.strip_prefix("some "))?;
+    let mut words = some.split_ascii_whitespace();
+    let total: u64 = words
+        .find_map(|word| word.strip_prefix("total="))?
+        .parse()
+        .ok()?;
+    total.checked_mul(1000)
+}
+
 /// How many processes the kernel has killed for want of memory, as this file of its counts them:
 /// `/proc/vmstat` all on the host, `memory.events` those of a control group and beneath it.
 pub(super) fn oom_kills(counter: &Path) -> Option<u64> {
@@ -141,6 +201,14 @@ mod tests {
         let cpu = "usage_usec 1500\nuser_usec 1000\nsystem_usec 500\n";
         assert_eq!(field(cpu, "usage_usec "), Some(1500));
         assert_eq!(group_memory("4096\n", None), Some(ByteSize(4096)));
+        assert_eq!(thread_busy(stat, "70 30 2\n"), Some(100));
+        assert_eq!(thread_busy("8 (fc_vcpu 0) R 1 7", "70 30 2\n"), Some(0));
+        let at_disk = thread_busy("7 (firecracker) D 1 7", "70 30 2\n");
+        assert!(at_disk.unwrap() > thread_busy(stat, "70 30 2\n").unwrap());
+        assert_eq!(thread_busy(stat, "\n"), None);
+        let waits = "some avg10=1.50 avg60=0.00 avg300=0.00 total=24\nfull avg10=0.00 total=3\n";
+        assert_eq!(pressure(waits), Some(24_000));
+        assert_eq!(pressure("full total=3\n"), None);
         let huge = Some("2097152\n".to_owned());
         assert_eq!(group_memory("4096\n", huge), Some(ByteSize(2_101_248)));
         let io = "253:0 rbytes=100 wbytes=5 rios=1\n8:0 rbytes=11 wbytes=6 dbytes=0\n";

@@ -1,4 +1,4 @@
-//! An engine whose VMMs are `sleep` processes and whose agent lives in this process.
+//! An engine whose VMMs are processes that sleep, or work, and whose agent lives in this process.
 
 use crate::fake_agent::{self, Guest};
 use async_trait::async_trait;
@@ -9,8 +9,10 @@ use banger_engine::{
 use banger_guest::boot::{Channel, Network};
 use std::collections::HashMap;
 use std::os::unix::process::ExitStatusExt;
+use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
@@ -36,6 +38,7 @@ pub(crate) struct FakeEngine {
     pub(crate) guest: Arc<Guest>,
     started: watch::Sender<usize>,
     last_spec: Mutex<Option<MachineSpec>>,
+    works_in: Mutex<Option<&'static str>>,
     /// Where its machines live: a daemon that is lost takes none of them with it.
     runtime: Handle,
 }
@@ -59,6 +62,7 @@ impl FakeEngine {
             guest: Arc::default(),
             started: watch::Sender::new(0),
             last_spec: Mutex::default(),
+            works_in: Mutex::default(),
             runtime: Handle::current(),
         })
     }
@@ -77,6 +81,25 @@ impl FakeEngine {
         *self.started.borrow()
     }
 
+    /// Has the machines to come work all the time, in a thread of this name.
+    pub(crate) fn work_in(&self, thread: &'static str) {
+        *self.works_in.lock().unwrap() = Some(thread);
+    }
+
+    fn program(&self) -> tokio::process::Command {
+        let Some(thread) = *self.works_in.lock().unwrap() else {
+            let mut sleeps = tokio::process::Command::new("/bin/sleep");
+            sleeps.arg("600");
+            return sleeps;
+        };
+        let mut works = tokio::process::Command::new(std::env::current_exe().unwrap());
+        works
+            .args(["--exact", "fake_engine::works", "--ignored"])
+            .env(WORKS_IN, thread)
+            .stdout(Stdio::null());
+        works
+    }
+
     /// What the last machine was started from.
     pub(crate) fn last_spec(&self) -> MachineSpec {
         self.last_spec.lock().unwrap().clone().unwrap()
@@ -91,6 +114,21 @@ impl FakeEngine {
             .map(|machine| machine.id.pid)
             .collect()
     }
+}
+
+/// The name of the thread that [`works`] works in.
+const WORKS_IN: &str = "BANGER_TEST_WORKS_IN";
+
+#[test]
+#[ignore = "no test: the process of a machine that works, started by the engine"]
+fn works() {
+    let Ok(name) = std::env::var(WORKS_IN) else {
+        return;
+    };
+    let thread = std::thread::Builder::new().name(name);
+    let ends = Instant::now() + Duration::from_secs(60);
+    let works = thread.spawn(move || while Instant::now() < ends {});
+    works.unwrap().join().unwrap();
 }
 
 impl Drop for FakeEngine {
@@ -143,11 +181,7 @@ impl Engine for FakeEngine {
             });
         }
         let _entered = self.runtime.enter();
-        let child = tokio::process::Command::new("/bin/sleep")
-            .arg("600")
-            .current_dir(&place.run_dir)
-            .spawn()
-            .unwrap();
+        let child = self.program().current_dir(&place.run_dir).spawn().unwrap();
         let machine = FakeMachine::hold(child, fault, Arc::clone(&self.guest));
         self.machines
             .lock()

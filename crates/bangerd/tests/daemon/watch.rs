@@ -95,6 +95,34 @@ async fn a_vmm_that_is_silent_is_told_within_two_seconds_and_refused_nothing() {
 }
 
 #[tokio::test]
+async fn a_vmm_whose_control_is_stuck_is_told_within_two_seconds_though_its_guest_works() {
+    let env = TestEnv::start().await;
+    env.engine.work_in("fc_vcpu 0");
+    env.create("dev", true).await.unwrap();
+    let began = now_ms();
+    env.engine.guest.is_stuck.send_replace(true);
+    let hung = env.until_hung("dev", true).await.unwrap();
+    let late = hung.since_unix_ms - began;
+    println!("a VMM whose control is stuck was told after {late} ms");
+    assert!(late <= 2000, "{late} ms");
+    assert_eq!(hung.why, "its VMM does not answer");
+}
+
+#[tokio::test]
+async fn a_vmm_that_is_busy_itself_may_take_longer_to_answer() {
+    let env = TestEnv::start().await;
+    env.engine.work_in("control");
+    env.create("dev", true).await.unwrap();
+    let began = now_ms();
+    env.engine.guest.is_stuck.send_replace(true);
+    let hung = env.until_hung("dev", true).await.unwrap();
+    let late = hung.since_unix_ms - began;
+    println!("a VMM that is busy was told after {late} ms");
+    assert!(late >= 4000, "{late} ms");
+    assert_eq!(hung.why, "its VMM is busy and does not answer");
+}
+
+#[tokio::test]
 async fn a_vm_that_cannot_be_taken_over_is_kept_shown_as_hung_and_can_be_killed() {
     let mut env = TestEnv::start().await;
     let vm = env.create("dev", true).await.unwrap();
