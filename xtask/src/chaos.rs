@@ -8,8 +8,12 @@ use std::sync::{Mutex, PoisonError};
 /// How the first line of a table begins.
 const HEADINGS: [&str; 2] = ["verb  ", "operation  "];
 
+/// At how many points of each operation, unless the user says otherwise.
+const POINTS: &str = "BANGER_CHAOS_POINTS=20";
+
 pub(crate) fn run() -> Result<()> {
-    let tests = Tests::build()?;
+    let mut tests = Tests::build()?;
+    tests.points.get_or_insert_with(|| POINTS.to_owned());
     let tables = Mutex::new(Vec::new());
     let keep = |text: &str| {
         let mut tables = tables.lock().unwrap_or_else(PoisonError::into_inner);

@@ -139,6 +139,8 @@ pub(crate) struct Tests {
     engine: PathBuf,
     pub(crate) helper: root_helper::Tests,
     power: power::Test,
+    /// How often they kill, if it is said, as a word for `env`.
+    pub(crate) points: Option<String>,
 }
 
 impl Tests {
@@ -156,6 +158,7 @@ impl Tests {
             engine,
             helper,
             power: power::Test::build()?,
+            points: chaos_points(),
         })
     }
 
@@ -231,14 +234,14 @@ impl Tests {
             filter.to_vec()
         };
         let jobs = std::env::var("JOBS").unwrap_or_else(|_| "4".to_owned());
-        let promises = tell(lab, "dev", &self.promises, &jobs, &scenarios, LIMIT)?;
+        let promises = self.run_as(lab, "dev", &self.promises, &jobs, &scenarios, LIMIT)?;
         let mut codes = vec![promises.code];
         if is_told(ENGINE[1], filter) {
-            let told = tell(lab, "dev", &self.engine, "2", &ENGINE, LIMIT)?;
+            let told = self.run_as(lab, "dev", &self.engine, "2", &ENGINE, LIMIT)?;
             codes.push(told.code);
         }
         if is_told(INSTALLED, filter) {
-            let told = tell(lab, "root", &self.installed, "1", &[INSTALLED], LIMIT)?;
+            let told = self.run_as(lab, "root", &self.installed, "1", &[INSTALLED], LIMIT)?;
             codes.push(told.code);
         }
         let killed = told_of(&KILLED_THERE, filter);
@@ -263,7 +266,32 @@ impl Tests {
 
     /// Those operations with something killed in their middle; the tables are in what it says.
     pub(crate) fn tell_killed(&self, lab: &Lab, stories: &[&str]) -> Result<Said> {
-        tell(lab, "root", &self.installed, "1", stories, KILLED_LIMIT)
+        self.run_as(lab, "root", &self.installed, "1", stories, KILLED_LIMIT)
+    }
+
+    /// Runs a test program in the lab as `user`.
+    fn run_as(
+        &self,
+        lab: &Lab,
+        user: &str,
+        test: &Path,
+        jobs: &str,
+        scenarios: &[&str],
+        limit: Duration,
+    ) -> Result<Said> {
+        let test = in_lab(test)?;
+        let (reuid, regid) = (format!("--reuid={user}"), format!("--regid={user}"));
+        let home = if user == "root" { "/root" } else { "/home/dev" };
+        let threads = format!("--test-threads={jobs}");
+        let dist = format!("BANGER_E2E_DIST={HOME}/dist");
+        let store = format!("BANGER_E2E_STORE={HOME}/e2e-store");
+        let config = format!("BANGER_E2E_CONFIG={CONFIG}");
+        let mut argv = vec!["setpriv", &reuid, &regid, "--init-groups", "--"];
+        argv.extend(["env", "-C", home, &dist, &store, &config, FIRECRACKER]);
+        argv.extend(self.points.as_deref());
+        argv.extend(["RUST_BACKTRACE=0", &test, &threads, "--show-output"]);
+        argv.extend(scenarios);
+        run_in(lab, &argv, limit)
     }
 }
 
@@ -277,31 +305,6 @@ pub(crate) fn chaos_points() -> Option<String> {
 pub(crate) struct Said {
     pub(crate) code: i32,
     pub(crate) text: String,
-}
-
-/// Runs a test program in the lab as `user`.
-fn tell(
-    lab: &Lab,
-    user: &str,
-    test: &Path,
-    jobs: &str,
-    scenarios: &[&str],
-    limit: Duration,
-) -> Result<Said> {
-    let test = in_lab(test)?;
-    let (reuid, regid) = (format!("--reuid={user}"), format!("--regid={user}"));
-    let home = if user == "root" { "/root" } else { "/home/dev" };
-    let threads = format!("--test-threads={jobs}");
-    let dist = format!("BANGER_E2E_DIST={HOME}/dist");
-    let store = format!("BANGER_E2E_STORE={HOME}/e2e-store");
-    let config = format!("BANGER_E2E_CONFIG={CONFIG}");
-    let mut argv = vec!["setpriv", &reuid, &regid, "--init-groups", "--"];
-    argv.extend(["env", "-C", home, &dist, &store, &config, FIRECRACKER]);
-    let points = chaos_points();
-    argv.extend(points.as_deref());
-    argv.extend(["RUST_BACKTRACE=0", &test, &threads, "--show-output"]);
-    argv.extend(scenarios);
-    run_in(lab, &argv, limit)
 }
 
 /// Where a pushed file is in the lab.

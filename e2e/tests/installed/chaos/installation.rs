@@ -2,7 +2,8 @@
 //! finishes, and uninstalling leaves nothing.
 
 use super::vms::{main_process, soon_none};
-use super::{Row, points};
+use super::{FEWER, POINTS, Row, points_or};
+use crate::remains::{half_written, remains_installed};
 use crate::{OWNER, as_owner, as_root, command, run};
 use e2e::tracer::{Traced, Tracer};
 use std::fs;
@@ -15,25 +16,11 @@ const OTHER: &str = "/srv/other";
 const INSTALL: &str = "banger system install --owner dev";
 const UNINSTALL: &str = "banger system uninstall --yes --force --purge";
 
-/// What is left of an installation.
-const LOOK: &str = "
-find /etc/banger /usr/lib/banger /run/banger /run/banger-ipc /run/bangerd-root \\
-    /var/lib/banger /var/lib/bangerd-root /var/cache/banger -maxdepth 0 2>/dev/null
-find /etc/systemd /etc/modules-load.d /usr/local/bin -name '*banger*'
-systemctl list-units --all --plain --no-legend 'banger*'
-getent group banger-ipc
-ip -o link | grep -e br-fc -e tap-
-nft list tables | grep banger
-true";
-
-/// What only a killed installation leaves beside what is installed.
-const HALF: &str = "find /etc /usr/lib/banger /usr/local/bin -name '.banger-*'";
-
 /// With the program that does it killed.
 pub(super) fn installing_killed() -> [Row; 2] {
     let rows = [
-        sample("system install", purge, INSTALL),
-        sample("system upgrade", put_other, INSTALL),
+        sample("system install", POINTS, purge, INSTALL),
+        sample("system upgrade", FEWER, put_other, INSTALL),
     ];
     fs::remove_dir_all(OTHER).unwrap();
     rows
@@ -41,15 +28,15 @@ pub(super) fn installing_killed() -> [Row; 2] {
 
 /// Likewise.
 pub(super) fn uninstalling_killed() -> Row {
-    sample("system uninstall", install, UNINSTALL)
+    sample("system uninstall", FEWER, install, UNINSTALL)
 }
 
-fn sample(name: &'static str, before: fn(), asked: &str) -> Row {
+fn sample(name: &'static str, points: usize, before: fn(), asked: &str) -> Row {
     before();
     let (code, whole) = asked_with(asked, None);
     assert_eq!(code, 0, "{name}");
     let mut row = Row::new(name, "itself", whole);
-    for (nth, at) in whole.spread(points()).enumerate() {
+    for (nth, at) in whole.spread(points_or(points)).enumerate() {
         before();
         let (code, traced) = asked_with(asked, Some(at));
         let mut lost = Vec::new();
@@ -63,7 +50,7 @@ fn sample(name: &'static str, before: fn(), asked: &str) -> Row {
         if asked != UNINSTALL {
             lost.extend(not_again(UNINSTALL));
         }
-        let left = soon_none(|| lines(LOOK));
+        let left = soon_none(remains_installed);
         row.add(at, traced, &lost, &left);
     }
     println!("{}", row.line());
@@ -91,14 +78,9 @@ fn not_again(asked: &str) -> Vec<String> {
                 lost.push(format!("runs still: {program:?}"));
             }
         }
-        lost.extend(lines(HALF));
+        lost.extend(half_written());
     }
     lost
-}
-
-fn lines(script: &str) -> Vec<String> {
-    let said = as_root(&["sh", "-c", script]);
-    said.lines().map(str::to_owned).collect()
 }
 
 pub(super) fn purge() {

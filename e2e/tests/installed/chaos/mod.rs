@@ -3,7 +3,7 @@
 //! it runs a VM that must not notice.
 //!
 //! `BANGER_CHAOS_POINTS` says how often for each operation, spread over its victims; otherwise it is
-//! [`POINTS`].
+//! [`POINTS`] or [`FEWER`].
 
 mod image;
 mod installation;
@@ -15,6 +15,10 @@ pub(crate) use vms::main_process;
 
 /// How often for each operation, unless it is said.
 const POINTS: usize = 20;
+
+/// How often for what is most like another operation: an upgrade and uninstalling are like installing,
+/// an import is like a build.
+const FEWER: usize = 8;
 
 #[test]
 fn vms_are_as_they_were_said_to_be_whatever_is_killed() {
@@ -43,10 +47,10 @@ fn uninstalling_can_be_finished_whatever_is_killed() {
     sum_up(&[installation::uninstalling_killed()]);
 }
 
-/// How often for an operation.
-fn points() -> usize {
+/// How often for an operation, unless it is said.
+fn points_or(usual: usize) -> usize {
     let said = std::env::var("BANGER_CHAOS_POINTS").ok();
-    said.map_or(POINTS, |points| points.parse().unwrap())
+    said.map_or(usual, |points| points.parse().unwrap())
 }
 
 /// Shows what came of it all, and removes what the host did not have before.

@@ -1,6 +1,6 @@
 //! What is done with VMs, while the daemon, the helper, both or the VMM is killed.
 
-use super::{Row, points};
+use super::{POINTS, Row, points_or};
 use crate::remains::{remains, remains_with_files};
 use crate::{OWNER, as_owner, as_root, inspect, run};
 use e2e::tracer::{Traced, Tracer};
@@ -103,7 +103,7 @@ pub(super) fn killed() -> Vec<Row> {
         clear(&beside);
         for (nth, victim) in operation.victims.iter().enumerate() {
             let seen = whole[if *victim == Both { 0 } else { nth }];
-            let share = (points() + nth) / operation.victims.len();
+            let share = (points_or(POINTS) + nth) / operation.victims.len();
             let mut row = Row::new(operation.name, name_of(*victim), seen);
             for at in seen.spread(share) {
                 strike(&mut row, operation, *victim, at, &beside);
@@ -156,8 +156,6 @@ fn observe(operation: &Operation) -> Vec<Traced> {
 
 fn strike(row: &mut Row, operation: &Operation, victim: Victim, at: usize, beside: &Value) {
     prepare(operation.before);
-    // Killed more often than a unit may start again in a time, they would stay down.
-    as_root(&["systemctl", "reset-failed", "bangerd*"]);
     let tracer = trace(victim, Some(at));
     let done = ask(operation);
     let traced = tracer.end();
@@ -241,9 +239,15 @@ fn end(victim: Victim) {
 
 /// The process of a unit, which is started if it does not run.
 pub(crate) fn main_process(unit: &str) -> i32 {
-    as_root(&["systemctl", "start", unit]);
-    let shown = as_root(&["systemctl", "show", "--property=MainPID", "--value", unit]);
-    shown.trim().parse().unwrap()
+    let show = ["systemctl", "show", "--property=MainPID", "--value", unit];
+    let shown = || as_root(&show).trim().parse().unwrap();
+    match shown() {
+        0 => {
+            as_root(&["systemctl", "start", unit]);
+            shown()
+        }
+        process => process,
+    }
 }
 
 /// The name of a VM's scope.
