@@ -65,9 +65,10 @@ pub(crate) fn daemon_state() -> String {
 
 /// Starts the services, those that run anew. VMs have scopes of their own and go on.
 pub(crate) fn bring_up(host: &Host) -> Result<(), CliError> {
+    systemctl(host, &["enable", "--quiet", "--no-reload"], &ENABLED)?;
+    // Once for all: it takes as long as there are many units.
     host.run("systemctl", &["daemon-reload"])?;
     stop(host)?;
-    systemctl(host, &["enable", "--quiet"], &ENABLED)?;
     // Each returns when it is ready: they are of the type notify. The helper last: what it may see
     // of the host is there once the daemon is.
     for unit in [Unit::Socket, Unit::Daemon, Unit::Helper] {
@@ -88,7 +89,8 @@ pub(crate) fn stop(host: &Host) -> Result<(), CliError> {
     Ok(())
 }
 
-/// Stops the services and takes them out of the boot.
+/// Stops the services and takes them out of the boot, which systemd has yet to be told by
+/// `daemon-reload`.
 pub(crate) fn take_down(host: &Host) -> Result<(), CliError> {
     stop(host)?;
     for unit in STOPPED {
@@ -96,7 +98,7 @@ pub(crate) fn take_down(host: &Host) -> Result<(), CliError> {
         let _was_failed = host.run("systemctl", &["reset-failed", unit.file()]);
     }
     if host.at(Unit::Daemon.path()).exists() || host.at(Unit::Socket.path()).exists() {
-        systemctl(host, &["disable", "--quiet"], &ENABLED)?;
+        systemctl(host, &["disable", "--quiet", "--no-reload"], &ENABLED)?;
     }
     if is_active(host, Unit::Slice) {
         host.run("systemctl", &["stop", Unit::Slice.file()])?;

@@ -124,7 +124,7 @@ fn show(app: &App, host: &Host, steps: &[Step]) -> Result<(), CliError> {
         }
     }
     out.push_str(
-        "       systemctl daemon-reload, enable and start bangerd-root.socket and bangerd\n",
+        "       systemctl enable, daemon-reload and start bangerd-root.socket and bangerd\n",
     );
     app.ui.text(&out)
 }
